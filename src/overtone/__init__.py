@@ -1,0 +1,78 @@
+"""overtone: train, prove and explain sparse dictionaries of neural networks' activations."""
+
+__version__ = "0.1.0"
+
+from overtone.checkpoint import CheckpointError, load, save
+from overtone.data.harvest import Activations, harvest, load_model
+from overtone.data.stream import ArrayStream, Batch, Stream
+from overtone.data.synthetic import FreshStream, SparseMixture, imbalanced
+from overtone.data.text import Document, load_documents, split_documents
+from overtone.dictionary import Codes, Dictionary, Parametrisation
+from overtone.firing import FiringStats
+from overtone.losses import L1, Alignment, LossTerm, RarestFirst, Reconstruction
+from overtone.method import Method, ba, gba, gba_paper, l1, modified_ba, topk
+from overtone.metrics.latents import latent_stats
+from overtone.metrics.reconstruction import evaluate
+from overtone.metrics.recovery import recovery
+from overtone.rules import BiasAdaptation, CentreAtMean, FixedBias, Rule, UnitNorm, adapt_bias
+from overtone.runs import RunFolder, execute, fit
+from overtone.selection import JumpReLU, ReLU, Selection, SmoothReLU, TopK
+from overtone.spectrum import Spectrum
+from overtone.train import Record, Run, TrainState, start, train
+
+__all__ = [
+    "L1",
+    "Activations",
+    "Alignment",
+    "ArrayStream",
+    "Batch",
+    "BiasAdaptation",
+    "CentreAtMean",
+    "CheckpointError",
+    "Codes",
+    "Dictionary",
+    "Document",
+    "FiringStats",
+    "FixedBias",
+    "FreshStream",
+    "JumpReLU",
+    "LossTerm",
+    "Method",
+    "Parametrisation",
+    "RarestFirst",
+    "ReLU",
+    "Reconstruction",
+    "Record",
+    "Rule",
+    "Run",
+    "RunFolder",
+    "Selection",
+    "SmoothReLU",
+    "SparseMixture",
+    "Spectrum",
+    "Stream",
+    "TopK",
+    "TrainState",
+    "UnitNorm",
+    "adapt_bias",
+    "ba",
+    "evaluate",
+    "execute",
+    "fit",
+    "gba",
+    "gba_paper",
+    "harvest",
+    "imbalanced",
+    "l1",
+    "latent_stats",
+    "load",
+    "load_documents",
+    "load_model",
+    "modified_ba",
+    "recovery",
+    "save",
+    "split_documents",
+    "start",
+    "topk",
+    "train",
+]

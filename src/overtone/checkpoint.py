@@ -1,0 +1,233 @@
+"""Dictionaries and training states on disk: safetensors plus versioned JSON, atomic, exact. Nothing is ever unpickled."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from overtone import config
+from overtone.data.stream import Stream
+from overtone.dictionary import Dictionary, Parametrisation
+from overtone.firing import FiringStats
+from overtone.train import Run, TrainState, make_optimiser
+
+FORMAT = 1
+WEIGHTS, CONFIG = "dictionary.safetensors", "dictionary.json"
+STATE, STATE_CONFIG = "state.safetensors", "state.json"
+
+
+class CheckpointError(ValueError):
+    """A file that is not, or no longer, what it should be."""
+
+
+def write_folder(path: Path, write: Callable[[Path], None]) -> None:
+    """Create folder `path` atomically: it is there with all its files, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        write(temporary)
+        for file in temporary.iterdir():
+            _sync(file)
+        _sync(temporary)
+        # mkdtemp makes folders private; a checkpoint should follow the user's umask like any other file.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o777 & ~umask)
+        temporary.rename(path)
+        _sync(path.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def save(dictionary: Dictionary, path: str | Path, info: dict[str, Any] | None = None) -> None:
+    """Write a dictionary as a folder of `dictionary.safetensors` and `dictionary.json`.
+
+    Args:
+        dictionary: the dictionary.
+        path: folder to create; an existing one is an error, nothing is overwritten.
+        info: anything JSON-able to keep beside it (training run, model, site).
+    """
+    path = Path(path)
+    if path.exists():
+        raise FileExistsError(f"{path} exists and is not overwritten; choose another path or remove it")
+    write_folder(path, lambda folder: _write_dictionary(dictionary, folder, info or {}))
+
+
+def _write_dictionary(dictionary: Dictionary, folder: Path, info: dict[str, Any]) -> None:
+    tensors = {name: value.detach().contiguous() for name, value in dictionary.state_dict().items()}
+    save_file(tensors, folder / WEIGHTS)
+    description = {
+        "format": "overtone-dictionary",
+        "version": FORMAT,
+        "d": dictionary.d,
+        "latents": dictionary.latents,
+        "select": config.to_json(dictionary.select),
+        "parametrisation": config.to_json(dictionary.parametrisation),
+        "info": config.to_json(info),
+    }
+    (folder / CONFIG).write_text(json.dumps(description, indent=2) + "\n")
+
+
+def load(path: str | Path, *, parts: Iterable[type] = ()) -> Dictionary:
+    """A trained dictionary.
+
+    Args:
+        path: a folder written by `save`, or a run folder (its finished dictionary, else its newest checkpoint).
+        parts: your own selection classes that the dictionary uses.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        CheckpointError: a truncated, foreign or newer file.
+    """
+    folder = find(Path(path))
+    description = read_json(folder / CONFIG, "overtone-dictionary")
+    try:
+        select, parametrisation = (config.from_json(description[k], parts) for k in ("select", "parametrisation"))
+        if not isinstance(parametrisation, Parametrisation):
+            raise TypeError("parametrisation is not a Parametrisation")
+        dictionary = Dictionary(description["d"], description["latents"], select, parametrisation)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder / CONFIG} does not describe a dictionary: {error}") from error
+    load_into(dictionary, read_tensors(folder / WEIGHTS), folder / WEIGHTS)
+    return dictionary
+
+
+def load_into(dictionary: Dictionary, tensors: dict[str, Tensor], source: Path) -> None:
+    """Put tensors into a dictionary; names, shapes and values are checked first."""
+    expected = {name: tuple(value.shape) for name, value in dictionary.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in tensors.items()}
+    if expected != found:
+        wrong = sorted(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
+        lines = ", ".join(f"{n}: expected {expected.get(n)}, found {found.get(n)}" for n in wrong)
+        raise CheckpointError(f"{source} does not fit its description ({lines}); it belongs to another dictionary")
+    for name, value in tensors.items():
+        if not value.isfinite().all():
+            raise CheckpointError(
+                f"{source}: tensor {name} has NaN or Inf; the file is damaged or the training diverged"
+            )
+    dictionary.load_state_dict(tensors)
+
+
+def find(path: Path) -> Path:
+    """The folder that holds a dictionary: `path`, its `dictionary/`, or its newest checkpoint."""
+    if not path.exists():
+        near = sorted(p.name for p in path.parent.glob("*") if p.is_dir()) if path.parent.is_dir() else []
+        raise FileNotFoundError(f"no dictionary or run at {path}; folders beside it: {', '.join(near) or 'none'}")
+    for folder in (path, path / "dictionary", *reversed(checkpoints(path))):
+        if (folder / CONFIG).is_file():
+            return folder
+    raise FileNotFoundError(
+        f"{path} holds no {CONFIG}: neither a dictionary nor a run of overtone; give the folder that `overtone train` wrote"
+    )
+
+
+def checkpoints(run_folder: Path) -> list[Path]:
+    """Complete checkpoints of a run, oldest first."""
+    return sorted(p for p in (run_folder / "checkpoints").glob("[0-9]*") if p.is_dir())
+
+
+def save_state(run: Run, state: TrainState, stream: Stream, run_folder: Path, *, keep: int = 1) -> None:
+    """Checkpoint everything that training carries, then drop all but the `keep` newest."""
+    path = run_folder / "checkpoints" / f"{state.step:09d}"
+    if path.exists():
+        return
+    weights = {id(p): name for name, p in state.dictionary.named_parameters()}
+    tensors: dict[str, Tensor] = {"window_loss": state.window_loss}
+    tensors |= {f"window.{k}": v for k, v in state.window._asdict().items()}
+    for i, rule in enumerate(state.rules):
+        tensors |= {f"rule.{i}.{k}": v for k, v in rule.items()}
+    for parameter, values in state.optimiser.state.items():
+        tensors |= {f"optimiser.{weights[id(parameter)]}.{k}": v for k, v in values.items() if v is not None}
+    description = {
+        "format": "overtone-state",
+        "version": FORMAT,
+        "step": state.step,
+        "rules": len(state.rules),
+        "run": config.to_json(run),
+        "stream": stream.state_dict(),
+    }
+
+    def write(folder: Path) -> None:
+        save_file({k: v.detach().contiguous() for k, v in tensors.items()}, folder / STATE)
+        (folder / STATE_CONFIG).write_text(json.dumps(description, indent=2) + "\n")
+        _write_dictionary(state.dictionary, folder, {"step": state.step})
+
+    write_folder(path, write)
+    for old in checkpoints(run_folder)[:-keep]:
+        shutil.rmtree(old)
+    for leftover in path.parent.glob(".[0-9]*"):  # of a process killed while it wrote
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def load_state(run: Run, stream: Stream, checkpoint: Path) -> TrainState:
+    """The state at a checkpoint; the stream is put where it was. Training on equals never having stopped, bit for bit."""
+    description = read_json(checkpoint / STATE_CONFIG, "overtone-state")
+    if description["run"] != config.to_json(run):
+        raise CheckpointError(
+            f"{checkpoint} belongs to a run with other settings; resume with the run's own configuration"
+        )
+    dictionary = Dictionary(stream.d, run.latents, run.method.select, run.method.parametrisation)
+    load_into(dictionary, read_tensors(checkpoint / WEIGHTS), checkpoint / WEIGHTS)
+    tensors = read_tensors(checkpoint / STATE)
+    optimiser = make_optimiser(run, dictionary)
+    for name, parameter in dictionary.named_parameters():
+        values = _under(tensors, f"optimiser.{name}.")
+        if values:
+            optimiser.state[parameter] = values
+    rules = [_under(tensors, f"rule.{i}.") for i in range(description["rules"])]
+    stream.load_state_dict(description["stream"])
+    window = FiringStats(**_under(tensors, "window."))
+    return TrainState(dictionary, optimiser, rules, window, tensors["window_loss"], description["step"])
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    # Rule states such as "rule.1." must not catch "rule.10.": the prefix ends with a dot. Copies: files are mapped.
+    return {k.removeprefix(prefix): v.clone() for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def read_json(path: Path, kind: str) -> dict[str, Any]:
+    """A JSON description of the wanted kind and of a version this overtone reads."""
+    try:
+        description = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing: the folder is incomplete") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is not valid JSON ({error}); it is truncated or not overtone's") from error
+    if not isinstance(description, dict) or description.get("format") != kind:
+        found = description.get("format") if isinstance(description, dict) else type(description).__name__
+        raise CheckpointError(f"{path} is of format {found!r}, not {kind!r}; it was not written by overtone")
+    version = description.get("version")
+    if not isinstance(version, int) or not 1 <= version <= FORMAT:
+        raise CheckpointError(
+            f"{path} has version {version!r}, this overtone reads 1 to {FORMAT}; update overtone (pip install -U overtone)"
+        )
+    return description
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 – not a mapping
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing: the folder is incomplete") from error
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path} is truncated or not a safetensors file ({error}); restore it or train again"
+        ) from error

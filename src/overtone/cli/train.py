@@ -1,0 +1,126 @@
+"""`overtone train`: a dictionary of any model's activations, or of activations in a file."""
+
+from pathlib import Path
+
+from overtone.cli.common import MethodName, console, follow, make_method, write_json
+from overtone.cli.rows import Source, new_run, rows_of
+from overtone.data.source import FileSource, ModelSource
+from overtone.data.stream import ArrayStream
+from overtone.metrics.reconstruction import evaluate
+from overtone.report.tables import metrics_table
+from overtone.runs import RunFolder, execute, timestamp
+from overtone.train import Run
+
+INSTEAD_OF_RESUME = "a resumed run keeps all its settings; drop this option, or start a new run without --resume"
+
+
+def train(
+    model: str | None = None,
+    site: str | None = None,
+    text: str | None = None,
+    activations: str | None = None,
+    tensor: str | None = None,
+    method: MethodName = "gba",
+    l0: float | None = None,
+    groups: int | None = None,
+    htf: float | None = None,
+    ltf: float | None = None,
+    frequency: float | None = None,
+    k: int | None = None,
+    coefficient: float | None = None,
+    latents: int | None = None,
+    expansion: int = 8,
+    tokens: int = 500_000,
+    context: int = 128,
+    text_field: str | None = None,
+    steps: int = 3000,
+    batch: int = 512,
+    lr: float | None = None,
+    warmup: float = 0.0,
+    decay: float = 0.2,
+    seed: int = 0,
+    checkpoint_every: int = 500,
+    out: Path | None = None,
+    resume: Path | None = None,
+    json: Path | None = None,
+) -> None:
+    """Train a dictionary on a language model's activations, or on activations that you have in a file.
+
+    The run folder holds the configuration, a record every 50 steps, checkpoints, and at the end the dictionary. A run that
+    was stopped, however abruptly, goes on with `--resume FOLDER` and ends with the same weights.
+
+    Args:
+        model: "minilm" (extra `demo`), a local folder, or a Hugging Face model name.
+        site: where to read: resid.3, mlp_out.3, attn_out.3, or any module path.
+        text: stdlib-docs, stdlib-source, a file, a folder, or hub:NAME[:CONFIG].
+        activations: a file of activations instead of model, site and text: .npy (rows, d) or .safetensors.
+        tensor: which tensor of the safetensors file.
+        method: gba steers how often every latent fires; the others are for comparison.
+        l0: (gba, gba-paper) wanted number of active latents per token; solves for the target frequencies.
+        groups: (gba, gba-paper) number of frequency groups.
+        htf: (gba, gba-paper) highest target frequency.
+        ltf: (gba, gba-paper) lowest target frequency.
+        frequency: (ba, modified-ba) the one target frequency.
+        k: (topk) active latents per token.
+        coefficient: (l1) weight of the penalty.
+        latents: dictionary width.
+        expansion: dictionary width as a multiple of d, where latents is not given.
+        tokens: tokens to read from the text (fewer if it is shorter).
+        context: tokens per context.
+        text_field: the key of the text in JSON and Hub data.
+        steps: training steps.
+        batch: tokens per step.
+        lr: learning rate (default: the method's own).
+        warmup: share of the steps over which the learning rate rises.
+        decay: share of the steps, at the end, over which it falls to 0.
+        seed: seed of the initial weights and of the order of tokens.
+        checkpoint_every: steps between checkpoints.
+        out: run folder to create (default: runs/<date-time>).
+        resume: run folder to go on with; all settings come from it.
+        json: write the results to this file.
+    """
+    if resume is not None:
+        _refuse_with_resume(model=model, activations=activations, out=out)
+        folder = RunFolder.open(resume)
+        rows = rows_of(folder)
+    else:
+        source = _source(model, site, text, activations, tensor, tokens, context, text_field)
+        options = {"l0": l0, "groups": groups, "htf": htf, "ltf": ltf, "frequency": frequency, "k": k}
+        chosen = make_method(method, {**options, "coefficient": coefficient})
+        folder, rows = new_run(
+            out or Path("runs") / timestamp(), source,
+            lambda d: Run(
+                method=chosen, latents=latents or expansion * d, steps=steps, batch=batch, lr=lr, warmup=warmup,
+                decay=decay, seed=seed, checkpoint_every=checkpoint_every,
+            ),
+        )  # fmt: skip
+    run = folder.run
+    follow(execute(folder, ArrayStream(rows.train, run.batch, seed=run.seed)), run, f"Training {run.method.name}")
+    result = evaluate(folder.dictionary(), rows.held_out).summary()
+    console.print(metrics_table({run.method.name: result}, f"{len(rows.held_out):,} held-out rows"))
+    console.print(f"Run folder: {folder.path}   In Python: overtone.load({str(folder.path)!r})")
+    write_json(json, {"run": str(folder.path), "method": run.method.name, "metrics": result})
+
+
+def _refuse_with_resume(**given: object) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(f"--{name} {value} together with --resume: {INSTEAD_OF_RESUME}")
+
+
+def _source(
+    model: str | None, site: str | None, text: str | None, activations: str | None, tensor: str | None,
+    tokens: int, context: int, text_field: str | None,
+) -> Source:  # fmt: skip
+    if activations is not None:
+        if model or site or text:
+            raise ValueError(
+                "--activations gives the rows already; drop --model, --site and --text, or drop --activations"
+            )
+        return FileSource(activations, tensor)
+    missing = [f"--{n}" for n, v in (("model", model), ("site", site), ("text", text)) if v is None]
+    if missing or model is None or site is None or text is None:
+        raise ValueError(
+            f"nothing to train on: {', '.join(missing)} missing; give --model, --site and --text, or --activations FILE"
+        )
+    return ModelSource(model, site, text, tokens=tokens, context=context, text_field=text_field)

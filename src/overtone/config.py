@@ -1,0 +1,61 @@
+"""Frozen configurations ↔ JSON. Reading builds only classes named in an explicit table: data never names code to run."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from overtone.dictionary import Parametrisation
+from overtone.losses import L1, Alignment, RarestFirst, Reconstruction
+from overtone.method import Method
+from overtone.rules import BiasAdaptation, CentreAtMean, FixedBias, UnitNorm
+from overtone.selection import JumpReLU, ReLU, SmoothReLU, TopK
+from overtone.spectrum import Spectrum
+
+PARTS: tuple[type, ...] = (
+    *(Method, Parametrisation, Spectrum),
+    *(ReLU, JumpReLU, SmoothReLU, TopK),
+    *(Reconstruction, RarestFirst, L1, Alignment),
+    *(UnitNorm, BiasAdaptation, CentreAtMean, FixedBias),
+)
+
+
+def to_json(value: Any) -> Any:
+    """A JSON-able tree; every dataclass carries its class name under "type"."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"type": type(value).__name__, **fields}
+    if isinstance(value, (list, tuple)):
+        return [to_json(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: to_json(item) for key, item in value.items()}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(
+        f"{value!r} of type {type(value).__name__} cannot be written to a configuration; "
+        "use frozen dataclasses of numbers and strings"
+    )
+
+
+def from_json(data: Any, extra: Iterable[type] = ()) -> Any:
+    """The value that `to_json` wrote. `extra`: classes of your own that it may contain."""
+    table = {cls.__name__: cls for cls in (*PARTS, *extra)}
+    if isinstance(data, list):
+        return tuple(from_json(item, extra) for item in data)
+    if not isinstance(data, dict):
+        return data
+    if "type" not in data:
+        return {key: from_json(item, extra) for key, item in data.items()}
+    cls = table.get(data["type"])
+    if cls is None:
+        raise ValueError(
+            f"configuration names an unknown part {data['type']!r}; known: {', '.join(sorted(table))}. "
+            "Pass your own classes with parts=[…], or update overtone"
+        )
+    known = {f.name for f in dataclasses.fields(cls)}
+    values = {key: from_json(item, extra) for key, item in data.items() if key != "type"}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ValueError(
+            f"{data['type']} has no field {', '.join(unknown)}; it was written by another version of overtone"
+        )
+    return cls(**values)

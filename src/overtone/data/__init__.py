@@ -1,0 +1,1 @@
+"""Where rows come from: streams, synthetic ground truths, language models."""

@@ -1,0 +1,120 @@
+"""Streams of activation rows: what training reads. A stream is endless, seeded, and resumes exactly."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """Rows to read and rows to reconstruct; the same tensor for an autoencoder."""
+
+    x: Float[Tensor, "batch d"]
+    target: Float[Tensor, "batch d"]
+
+
+@runtime_checkable
+class Stream(Protocol):
+    """An endless iterator over batches whose position can be saved and restored."""
+
+    d: int
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Itself."""
+        ...
+
+    def __next__(self) -> Batch:
+        """The next batch."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-able position."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a saved position."""
+        ...
+
+
+def check_rows(x: Float[Tensor, "rows d"], source: str, *, allow_zero: bool = False) -> Float[Tensor, "rows d"]:
+    """Rows fit to train on, or a ValueError naming the first bad row and its source."""
+    if x.ndim != 2:
+        raise ValueError(f"{source}: activations have shape {tuple(x.shape)}; give a matrix (rows, d)")
+    if x.shape[0] == 0:
+        raise ValueError(f"{source}: no rows; the text was empty or everything was dropped")
+    # A row's sum of squares is finite and positive exactly when the row is usable: one pass, no masks the size of x.
+    square = torch.linalg.vector_norm(x.float(), dim=1)
+    bad = ~square.isfinite()
+    if bad.any():
+        row = int(bad.nonzero()[0])
+        kind = "NaN" if x[row].isnan().any() else "Inf"
+        raise ValueError(
+            f"{source}: row {row} has {kind} ({int(bad.sum())} of {len(x)} rows do); find out why the model gives "
+            "it, or drop these rows"
+        )
+    zero = square == 0
+    if not allow_zero and zero.any():
+        raise ValueError(
+            f"{source}: row {int(zero.nonzero()[0])} is all zeros ({int(zero.sum())} of {len(x)} rows are) and has no "
+            "direction; drop these rows (padding is the usual reason)"
+        )
+    return x
+
+
+class ArrayStream:
+    """Rows in memory, every row exactly once per epoch, in a new order every epoch.
+
+    The order of epoch e depends on (seed, e) alone, so the position is two integers. A last incomplete batch is
+    filled from the next epoch: every batch has `batch` rows.
+
+    Args:
+        x: activations, (rows, d). Checked: finite, no all-zero row.
+        batch: rows per batch.
+        seed: seed of the order.
+        source: what to call the rows in errors.
+    """
+
+    def __init__(self, x: Float[Tensor, "rows d"], batch: int, *, seed: int = 0, source: str = "activations"):
+        if batch < 1:
+            raise ValueError(f"batch={batch} must be at least 1")
+        self.x = check_rows(x, source)
+        self.d, self.batch, self.seed = x.shape[1], batch, seed
+        self.epoch, self.position = 0, 0
+        self._order = self._permutation(0)
+
+    def _permutation(self, epoch: int) -> Tensor:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        return torch.randperm(len(self.x), generator=generator)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        parts, missing = [], self.batch
+        while missing:
+            part = self._order[self.position : self.position + missing]
+            parts.append(part)
+            missing -= len(part)
+            self.position += len(part)
+            if self.position == len(self.x):
+                self.epoch, self.position = self.epoch + 1, 0
+                self._order = self._permutation(self.epoch)
+        x = self.x[parts[0] if len(parts) == 1 else torch.cat(parts)].float()
+        return Batch(x, x)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Epoch and position in it."""
+        return {"epoch": self.epoch, "position": self.position, "rows": len(self.x), "seed": self.seed}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a saved position; the rows and the seed must be those it was saved with."""
+        for name, value in (("rows", len(self.x)), ("seed", self.seed)):
+            if state[name] != value:
+                raise ValueError(
+                    f"the stream has {name}={value}, the saved position was of {name}={state[name]}; "
+                    "resume with the same data and seed"
+                )
+        self.epoch, self.position = state["epoch"], state["position"]
+        self._order = self._permutation(self.epoch)

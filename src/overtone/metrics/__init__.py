@@ -1,0 +1,1 @@
+"""Metrics: dictionaries and rows in, numbers out."""

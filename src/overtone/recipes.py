@@ -1,0 +1,76 @@
+"""Complete runs with the settings of papers and of the quickstart; nothing here that a user could not write."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from overtone.data.synthetic import SparseMixture, imbalanced
+from overtone.method import Method, ba, gba, gba_paper, l1, modified_ba, topk
+from overtone.train import Run
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A method in a recovery suite, with what its paper reports.
+
+    Attributes:
+        make: gives the method.
+        what: one line for tables.
+        published: FRR in % by threshold, where published.
+    """
+
+    make: Callable[[], Method]
+    what: str
+    published: dict[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A ground truth, the methods that are tried on it, and the length of a run."""
+
+    name: str
+    truth: Callable[..., SparseMixture]
+    contestants: dict[str, Contestant]
+    default_methods: tuple[str, ...]
+    rows: int
+    width: int  # latents per true feature
+    steps: int
+    batch: int
+    what: str
+
+    def run(self, method: Method, *, latents: int, steps: int, seed: int) -> Run:
+        """The training run of one method."""
+        return Run(method=method, latents=latents, steps=steps, seed=seed)
+
+
+IMBALANCED = Suite(
+    name="imbalanced",
+    truth=imbalanced,
+    contestants={
+        "gba": Contestant(gba, "GBA, default settings, full range of targets", {"0.8": 100.0, "0.9": 100.0}),
+        "gba-wrong": Contestant(
+            lambda: gba(htf=0.5, ltf=0.3),
+            "GBA, targets at the wrong frequencies (0.3 – 0.5)",
+            {"0.8": 38.3, "0.9": 3.9},
+        ),
+        "gba-paper": Contestant(gba_paper, "GBA as published: one loss, biases from 0, T = 50"),
+        "ba": Contestant(ba, "BA: one target (0.05) for every latent"),
+        "modified-ba": Contestant(modified_ba, "modified BA: the theory's decoupled latents"),
+        "topk-20": Contestant(lambda: topk(20), "TopK, k = 20", {"0.8": 100.0, "0.9": 98.4}),
+        "topk-30": Contestant(lambda: topk(30), "TopK, k = 30", {"0.8": 98.4, "0.9": 24.2}),
+        "topk-50": Contestant(lambda: topk(50), "TopK, k = 50", {"0.8": 94.5, "0.9": 23.4}),
+        "l1": Contestant(l1, "ReLU + L1, coefficient 0.01"),
+    },
+    default_methods=("gba", "gba-wrong", "ba", "topk-20", "topk-30", "topk-50", "l1"),
+    rows=50_000,
+    width=4,
+    steps=3000,
+    batch=512,
+    what="half of the rows mix 3 features, half 20 (arXiv 2506.14002)",
+)
+
+SUITES = {suite.name: suite for suite in (IMBALANCED,)}
+
+
+def quickstart(l0: float = 64, *, d: int = 384, steps: int = 1200, seed: int = 0) -> Run:
+    """GBA with 8 latents per dimension, short enough for two laptop cores."""
+    return Run(method=gba(l0=l0), latents=8 * d, steps=steps, decay=0.2, seed=seed, log_every=20)

@@ -1,0 +1,44 @@
+"""Tables of results."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+COLUMNS = {
+    "explained_variance": ("explained variance", "{:.3f}"),
+    "normalised_mse": ("normalised MSE", "{:.3f}"),
+    "l0": ("L0", "{:.1f}"),
+    "alive": ("alive", "{:.1%}"),
+    "dense": ("dense (> 10 %)", "{:.1%}"),
+    "recovered_mean": ("embedding recovered vs mean-ablation", "{:.3f}"),
+    "recovered_zero": ("… vs zero-ablation", "{:.3f}"),
+    "ce_recovered_mean": ("loss recovered vs mean-ablation", "{:.3f}"),
+    "ce_recovered_zero": ("… vs zero-ablation", "{:.3f}"),
+    "over_target": ("latents above their target", "{:.1%}"),
+    "over_target_within_1.5": ("… of these, within 1.5 × of it", "{:.1%}"),
+    "train_seconds": ("training (s)", "{:.0f}"),
+}
+
+
+def metrics_table(results: Mapping[str, Mapping[str, Any]], title: str) -> Table:
+    """One row per metric, one column per dictionary; values are numbers, or lists of numbers over seeds."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for name in results:
+        table.add_column(name, justify="right")
+    for key, (label, form) in COLUMNS.items():
+        if any(key in result for result in results.values()):
+            table.add_row(label, *(cell(result.get(key), form) for result in results.values()))
+    return table
+
+
+def cell(value: Any, form: str) -> str:
+    """A number, or mean ± half the range of a list of numbers."""
+    if value is None:
+        return "–"
+    values = value if isinstance(value, list) else [value]
+    mean = form.format(sum(values) / len(values))
+    if len(values) == 1:
+        return mean
+    return f"{mean} ± {form.format((max(values) - min(values)) / 2)}"

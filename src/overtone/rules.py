@@ -1,0 +1,204 @@
+"""After-step rules: what moves without a gradient. State goes in and comes out; the checkpoint keeps all of it."""
+
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from overtone import firing
+from overtone.dictionary import Dictionary
+from overtone.firing import FiringStats
+from overtone.spectrum import Spectrum
+
+RuleState = dict[str, Tensor]
+
+LATENTS_PER_BLOCK = 1024
+
+
+@runtime_checkable
+class Rule(Protocol):
+    """Acts on a dictionary after every optimiser step."""
+
+    def begin(self, dictionary: Dictionary, sample: Float[Tensor, "rows d"], steps: int) -> RuleState:
+        """State before the first step of a run of `steps` steps; may initialise weights from normalised sample rows."""
+        ...
+
+    def after_step(self, dictionary: Dictionary, state: RuleState, seen: FiringStats, step: int) -> RuleState:
+        """Act on the dictionary in place and return the new state. `seen` are the statistics of this step's rows."""
+        ...
+
+
+@dataclass(frozen=True)
+class UnitNorm:
+    """w_m ← w_m / ‖w_m‖ after every step (maths.md eq. 8)."""
+
+    def begin(self, dictionary: Dictionary, sample: Float[Tensor, "rows d"], steps: int) -> RuleState:
+        """Normalise the initial atoms; no state."""
+        return self.after_step(dictionary, {}, firing.empty(0), 0)
+
+    @torch.no_grad()
+    def after_step(self, dictionary: Dictionary, state: RuleState, seen: FiringStats, step: int) -> RuleState:
+        """Project the atoms back to the sphere."""
+        norm = dictionary.W_dec.norm(dim=1, keepdim=True)
+        dictionary.W_dec.div_(norm.clamp(min=torch.finfo(norm.dtype).tiny))
+        return state
+
+
+def adapt_bias(
+    bias: Float[Tensor, " latents"],
+    stats: FiringStats,
+    targets: Float[Tensor, " latents"],
+    group: Int[Tensor, " latents"],
+    *,
+    over_step: float = 0.01,
+    dead_step: float = 0.01,
+    dead_below: float = 1e-6,
+    floor: float = -1.0,
+) -> Float[Tensor, " latents"]:
+    """One bias adaptation (maths.md eq. 9–10; arXiv 2506.14002, Algorithm 1).
+
+    p_m and r_m are the frequency and the peak in `stats`, R_k the mean of the positive peaks of group k:
+
+        over-active  p_m > p_k:  b_m ← max(b_m − γ₋ r_m, floor)
+        dead         p_m < ε:    b_m ← min(b_m + γ₊ R_k, 0)
+
+    All other latents keep their bias. Permuting latents (with targets and groups) permutes the result.
+
+    Args:
+        bias: b, in units of the normalised input.
+        stats: firing statistics since the last adaptation.
+        targets: target frequency p_k of every latent's group.
+        group: group index of every latent.
+        over_step: γ₋, step of over-active latents, as a share of their peak.
+        dead_step: γ₊, step of dead latents, as a share of their group's mean peak.
+        dead_below: ε, frequency under which a latent is dead.
+        floor: smallest bias.
+    """
+    frequency, peak = stats.frequency, stats.peak
+    fired = (peak > 0).to(peak.dtype)
+    size = int(group.max()) + 1
+    total_peak = torch.zeros(size, dtype=peak.dtype, device=peak.device).index_add(0, group, peak)
+    firing_latents = torch.zeros_like(total_peak).index_add(0, group, fired)
+    group_peak = (total_peak / firing_latents.clamp(min=1))[group]
+    lowered = (bias - over_step * peak).clamp(min=floor)
+    raised = (bias + dead_step * group_peak).clamp(max=0.0)
+    return torch.where(frequency > targets, lowered, torch.where(frequency < dead_below, raised, bias))
+
+
+def quantile_bias(
+    projections: Float[Tensor, "rows latents"], targets: Float[Tensor, " latents"]
+) -> Float[Tensor, " latents"]:
+    """The bias −q at which each latent fires on a share `targets` of the rows, kept within [−1, 0].
+
+    q is the (1 − p)-quantile of the latent's projections w·(x − b_dec).
+    """
+    rows = projections.shape[0]
+    ordered = projections.sort(0).values
+    rank = ((1 - targets) * rows).long().clamp(0, rows - 1)
+    return -ordered.gather(0, rank[None])[0].clamp(0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class BiasAdaptation:
+    """Group Bias Adaptation: every `interval` steps each bias moves so that its latent fires at most at its target.
+
+    Keeps counts and peaks only (O(latents)); forgets them after every adaptation. One group gives BA.
+
+    Args:
+        spectrum: groups and target frequencies.
+        interval: T, steps between adaptations.
+        over_step: γ₋ of `adapt_bias`.
+        dead_step: γ₊ of `adapt_bias`.
+        dead_below: ε of `adapt_bias`.
+        start: "zero" – biases start at 0, every latent half-active, as in the paper; "quantile" – each latent starts at
+            the bias at which it fires at its target frequency on the first rows (maths.md eq. 13).
+    """
+
+    spectrum: Spectrum = field(default_factory=Spectrum)
+    interval: int = 50
+    over_step: float = 0.01
+    dead_step: float = 0.01
+    dead_below: float = 1e-6
+    start: Literal["zero", "quantile"] = "zero"
+
+    def __post_init__(self):
+        if self.interval < 1:
+            raise ValueError(f"interval={self.interval} must be at least 1 step")
+        if self.start not in ("zero", "quantile"):
+            raise ValueError(f"start={self.start!r} is neither 'zero' nor 'quantile'")
+
+    @torch.no_grad()
+    def begin(self, dictionary: Dictionary, sample: Float[Tensor, "rows d"], steps: int) -> RuleState:
+        """Empty statistics and the targets; biases at their start."""
+        targets = self.spectrum.targets(dictionary.latents).to(dictionary.b_enc)
+        if self.start == "quantile":
+            centred = sample - dictionary.b_dec
+            # Latents in blocks: the projections of a wide dictionary would outgrow everything else in memory.
+            for block in torch.arange(dictionary.latents).split(LATENTS_PER_BLOCK):
+                projections = centred @ dictionary.W_enc[block].T
+                dictionary.b_enc[block] = quantile_bias(projections, targets[block])
+        stats = firing.empty(dictionary.latents, dictionary.b_enc.device)
+        return {"targets": targets, **stats._asdict()}
+
+    @torch.no_grad()
+    def after_step(self, dictionary: Dictionary, state: RuleState, seen: FiringStats, step: int) -> RuleState:
+        """Gather statistics; adapt and forget every `interval` steps."""
+        stats = firing.merge(FiringStats(state["rows"], state["fired"], state["peak"]), seen)
+        if step % self.interval == 0:
+            group = self.spectrum.group_of(dictionary.latents).to(dictionary.b_enc.device)
+            dictionary.b_enc.copy_(
+                adapt_bias(
+                    dictionary.b_enc,
+                    stats,
+                    state["targets"],
+                    group,
+                    over_step=self.over_step,
+                    dead_step=self.dead_step,
+                    dead_below=self.dead_below,
+                )
+            )
+            stats = firing.empty(dictionary.latents, dictionary.b_enc.device)
+        return {"targets": state["targets"], **stats._asdict()}
+
+
+@dataclass(frozen=True)
+class CentreAtMean:
+    """b_dec starts at the mean of the first rows (and stays there where the parametrisation does not train it)."""
+
+    @torch.no_grad()
+    def begin(self, dictionary: Dictionary, sample: Float[Tensor, "rows d"], steps: int) -> RuleState:
+        """Set b_dec; no state."""
+        dictionary.b_dec.copy_(sample.mean(0))
+        return {}
+
+    def after_step(self, dictionary: Dictionary, state: RuleState, seen: FiringStats, step: int) -> RuleState:
+        """Nothing moves."""
+        return state
+
+
+@dataclass(frozen=True)
+class FixedBias:
+    """One bias for all latents, set once from a target frequency: modified BA, the theory's algorithm (maths.md eq. 11).
+
+    The bias is minus the (1 − p)-quantile of the projections w·(x − b_dec) of the first rows on the initial atoms, pooled
+    over latents; for unit rows and uniform atoms that is −Φ⁻¹(1 − p)/√d.
+    """
+
+    frequency: float
+
+    def __post_init__(self):
+        if not 0 < self.frequency < 1:
+            raise ValueError(f"frequency={self.frequency} must lie between 0 and 1 (exclusive)")
+
+    @torch.no_grad()
+    def begin(self, dictionary: Dictionary, sample: Float[Tensor, "rows d"], steps: int) -> RuleState:
+        """Set every bias; no state."""
+        pooled = (sample - dictionary.b_dec) @ dictionary.W_enc[:LATENTS_PER_BLOCK].T
+        dictionary.b_enc.copy_(quantile_bias(pooled.reshape(-1, 1), torch.tensor([self.frequency])))
+        return {}
+
+    def after_step(self, dictionary: Dictionary, state: RuleState, seen: FiringStats, step: int) -> RuleState:
+        """Nothing moves."""
+        return state

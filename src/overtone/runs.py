@@ -1,0 +1,178 @@
+"""A run on disk: its folder, its records, its checkpoints; started, killed, resumed."""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from overtone import __version__, checkpoint, config
+from overtone.data.stream import ArrayStream, Stream
+from overtone.dictionary import Dictionary
+from overtone.method import Method, gba
+from overtone.train import Record, Run, TrainState, start, train
+
+CONFIG, RECORDS, DICTIONARY = "config.json", "records.jsonl", "dictionary"
+
+
+class RunFolder:
+    """`config.json`, `records.jsonl`, `checkpoints/`, and `dictionary/` once the run is finished."""
+
+    def __init__(self, path: Path, run: Run, data: dict[str, Any]):
+        self.path, self.run, self.data = path, run, data
+
+    @classmethod
+    def create(cls, path: str | Path, run: Run, data: dict[str, Any] | None = None) -> "RunFolder":
+        """Write the configuration of a new run into a folder got with `claim_folder`."""
+        path = Path(path)
+        if (path / CONFIG).exists():
+            raise FileExistsError(
+                f"{path} already holds a run; go on with it (--resume {path}) or choose another folder"
+            )
+        folder = cls(path, run, data or {})
+        description = {
+            "format": "overtone-run",
+            "version": checkpoint.FORMAT,
+            "overtone": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "run": config.to_json(run),
+            "data": folder.data,
+        }
+        write_text(path / CONFIG, json.dumps(description, indent=2) + "\n")
+        return folder
+
+    @classmethod
+    def open(cls, path: str | Path) -> "RunFolder":
+        """An existing run folder."""
+        path = Path(path)
+        if not path.is_dir():
+            raise FileNotFoundError(f"no run folder at {path}; give the folder that a training run was started in")
+        if not (path / CONFIG).exists():
+            raise FileNotFoundError(
+                f"{path} has no {CONFIG}: it is not a run, or was stopped before its activations were read; start again with "
+                "another --out"
+            )
+        description = checkpoint.read_json(path / CONFIG, "overtone-run")
+        run = config.from_json(description["run"], extra=(Run,))
+        return cls(path, run, description["data"])
+
+    @property
+    def finished(self) -> bool:
+        """Whether the trained dictionary is there."""
+        return (self.path / DICTIONARY).is_dir()
+
+    def dictionary(self) -> Dictionary:
+        """The trained dictionary, or the newest checkpoint's."""
+        return checkpoint.load(self.path)
+
+    def resume(self, stream: Stream) -> TrainState | None:
+        """The newest checkpoint's state, with records after it dropped; None where nothing was checkpointed yet."""
+        newest = checkpoint.checkpoints(self.path)
+        state = checkpoint.load_state(self.run, stream, newest[-1]) if newest else None
+        self._drop_records(state.step if state else 0)
+        return state
+
+    def _drop_records(self, after: int) -> None:
+        kept = [r for r in self.records() if r["step"] <= after]
+        write_text(self.path / RECORDS, "".join(json.dumps(r) + "\n" for r in kept))
+
+    def records(self) -> list[dict[str, Any]]:
+        """All whole records; a line cut short by a kill is not one."""
+        file = self.path / RECORDS
+        lines = file.read_text().split("\n")[:-1] if file.exists() else []
+        return [json.loads(line) for line in lines]
+
+    def append(self, record: Record) -> None:
+        """Add one record."""
+        with (self.path / RECORDS).open("a") as file:
+            file.write(json.dumps(record._asdict()) + "\n")
+
+    def finish(self, dictionary: Dictionary) -> None:
+        """Write the trained dictionary."""
+        if not self.finished:
+            checkpoint.save(dictionary, self.path / DICTIONARY, {"run": self.run, "data": self.data})
+
+
+def claim_folder(path: Path) -> None:
+    """Make a new, writable folder or say why not."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise FileExistsError(
+            f"{path} exists and is not overwritten; choose another --out, remove it, or go on with --resume {path}"
+        )
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".write-test-{os.getpid()}"
+        probe.write_bytes(b"overtone")
+        probe.unlink()
+    except OSError as error:
+        raise OSError(
+            f"cannot write to {path}: {error.strerror or error}; free some space or choose another --out"
+        ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file atomically."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def execute(folder: RunFolder, stream: Stream) -> Iterator[Record]:
+    """Train a run folder to its end from wherever it stands, yielding the records that it also writes.
+
+    Killed at any moment and executed again, it ends with the same weights, bit for bit (on a CPU, at the same number of
+    threads). A finished run yields nothing.
+    """
+    if folder.finished:
+        return
+    state = folder.resume(stream) or start(folder.run, stream)
+    save: Callable[[TrainState], None] = lambda s: checkpoint.save_state(folder.run, s, stream, folder.path)  # noqa: E731
+    for record in train(folder.run, stream, state, checkpoint=save):
+        folder.append(record)
+        yield record
+    folder.finish(state.dictionary)
+
+
+def fit(
+    x: Float[Tensor, "rows d"],
+    method: Method | None = None,
+    *,
+    latents: int,
+    steps: int = 3000,
+    batch: int = 512,
+    seed: int = 0,
+    on_record: Callable[[Record], None] | None = None,
+) -> Dictionary:
+    """Train a dictionary on activations in memory.
+
+    Args:
+        x: activations, (rows, d); finite, no all-zero row.
+        method: what to train; None: `gba()`.
+        latents: number of atoms.
+        steps: optimiser steps of `batch` rows each.
+        batch: rows per step.
+        seed: seed of weights and of the order of rows.
+        on_record: called with every record.
+
+    Returns:
+        The trained dictionary.
+    """
+    run = Run(method=method or gba(), latents=latents, steps=steps, batch=batch, seed=seed)
+    stream = ArrayStream(x, batch, seed=seed)
+    state = start(run, stream)
+    for record in train(run, stream, state):
+        if on_record:
+            on_record(record)
+    return state.dictionary
+
+
+def timestamp() -> str:
+    """A name for a run: UTC date and time."""
+    return time.strftime("%Y%m%d-%H%M%S", time.gmtime())

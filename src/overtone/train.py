@@ -1,0 +1,217 @@
+"""The one training loop: batches in, records out. It prints nothing and writes nothing."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from overtone import firing
+from overtone.data.stream import Batch, Stream
+from overtone.dictionary import Dictionary
+from overtone.firing import FiringStats
+from overtone.losses import total
+from overtone.method import Method, gba
+from overtone.metrics.reconstruction import accumulate
+from overtone.rules import RuleState
+
+# Rows go through the network in pieces of at most this many pre-activations (16 MiB in float32): temporaries stay in
+# cache and memory does not grow with the batch. Gradients add up to those of the whole batch.
+PRE_ACTIVATIONS_PER_PIECE = 2**22
+SAMPLE_ROWS = 8192
+EVALUATED_ROWS = 512
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that decides a training run apart from its data.
+
+    Args:
+        method: what is trained (overtone.method).
+        latents: dictionary width M.
+        steps: optimiser steps.
+        batch: rows per step.
+        lr: learning rate; None: the method's own.
+        warmup: share of the steps over which the learning rate rises linearly from 0.
+        decay: share of the steps, at the end, over which it falls linearly to 0.
+        seed: seed of the initial weights.
+        log_every: steps per record.
+        checkpoint_every: steps between checkpoints, where a run folder is written.
+    """
+
+    method: Method = field(default_factory=gba)
+    latents: int = 4096
+    steps: int = 3000
+    batch: int = 512
+    lr: float | None = None
+    warmup: float = 0.0
+    decay: float = 0.0
+    seed: int = 0
+    log_every: int = 50
+    checkpoint_every: int = 500
+
+    def __post_init__(self):
+        for name in ("latents", "steps", "batch", "log_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.lr is not None and self.lr <= 0:
+            raise ValueError(f"lr={self.lr} must be positive")
+        if min(self.warmup, self.decay) < 0 or self.warmup + self.decay > 1:
+            raise ValueError(
+                f"warmup={self.warmup} and decay={self.decay} are shares of the run and may not sum above 1"
+            )
+
+    def lr_at(self, step: int) -> float:
+        """Learning rate of step 1 … steps."""
+        rise = step / (self.warmup * self.steps) if self.warmup else 1.0
+        fall = (self.steps - step + 1) / (self.decay * self.steps) if self.decay else 1.0
+        return (self.lr or self.method.lr) * min(1.0, rise, fall)
+
+
+class Record(NamedTuple):
+    """What happened since the last record.
+
+    Attributes:
+        step: optimiser steps so far.
+        rows: activation rows seen so far.
+        loss: the method's loss, mean over the window, in units of the normalised input.
+        l0: mean number of active latents per row over the window.
+        alive: share of latents that fired in the window.
+        explained_variance: of the window's last batch, against its mean, in the units of the data.
+        lr: learning rate.
+        seconds: wall time since the run, or its resumption, began.
+        rows_per_s: rows per second over the window.
+    """
+
+    step: int
+    rows: int
+    loss: float
+    l0: float
+    alive: float
+    explained_variance: float
+    lr: float
+    seconds: float
+    rows_per_s: float
+
+
+@dataclass
+class TrainState:
+    """All that training carries from step to step; a checkpoint keeps all of it."""
+
+    dictionary: Dictionary
+    optimiser: torch.optim.Optimizer
+    rules: list[RuleState]
+    window: FiringStats
+    window_loss: Float[Tensor, ""]
+    step: int = 0
+
+
+def start(run: Run, stream: Stream) -> TrainState:
+    """A state before the first step. Reads ahead for the rules' starting values and puts the stream back."""
+    method = run.method
+    dictionary = Dictionary(stream.d, run.latents, method.select, method.parametrisation, seed=run.seed)
+    position, rows = stream.state_dict(), []
+    while sum(map(len, rows)) < SAMPLE_ROWS:
+        rows.append(dictionary.normalise(next(stream).x)[0])
+    stream.load_state_dict(position)
+    sample = torch.cat(rows)[:SAMPLE_ROWS]
+    rules = [rule.begin(dictionary, sample, run.steps) for rule in method.rules]
+    return TrainState(dictionary, make_optimiser(run, dictionary), rules, firing.empty(run.latents), torch.zeros(()))
+
+
+def make_optimiser(run: Run, dictionary: Dictionary) -> torch.optim.Optimizer:
+    """The method's optimiser over every parameter that takes a gradient."""
+    weights = [p for p in dictionary.parameters() if p.requires_grad]
+    if run.method.optimiser == "sgd":
+        return torch.optim.SGD(weights, lr=run.lr_at(1), fused=True)
+    return torch.optim.Adam(weights, lr=run.lr_at(1), fused=True)
+
+
+def step_once(run: Run, state: TrainState, batch: Batch) -> None:
+    """One optimiser step and the after-step rules, in place."""
+    dictionary = state.dictionary
+    rows = len(batch.x)
+    pieces = -(-rows * dictionary.latents // PRE_ACTIVATIONS_PER_PIECE)
+    size = -(-rows // pieces)
+    autoencoder = batch.target is batch.x
+    seen = firing.empty(dictionary.latents)
+    state.optimiser.zero_grad()
+    for x, target in zip(batch.x.split(size), batch.target.split(size), strict=True):
+        normalised, norm = dictionary.normalise(x)
+        codes = dictionary.encode_normalised(normalised, norm)
+        wanted = normalised if autoencoder else target / norm.clamp(min=torch.finfo(norm.dtype).tiny)
+        loss = total(run.method.losses, dictionary, codes, wanted) * (len(x) / rows)
+        loss.backward()
+        state.window_loss += loss.detach()
+        seen = firing.merge(seen, firing.observe(codes.pre.detach(), codes.z.detach()))
+    state.step += 1
+    for group in state.optimiser.param_groups:
+        group["lr"] = run.lr_at(state.step)
+    state.optimiser.step()
+    for i, rule in enumerate(run.method.rules):
+        state.rules[i] = rule.after_step(dictionary, state.rules[i], seen, state.step)
+    state.window = firing.merge(state.window, seen)
+
+
+def train(
+    run: Run,
+    stream: Stream,
+    state: TrainState | None = None,
+    *,
+    checkpoint: Callable[[TrainState], None] | None = None,
+) -> Iterator[Record]:
+    """Train, yielding a record every `run.log_every` steps and after the last one.
+
+    Args:
+        run: the configuration.
+        stream: batches; its position must be the one that belongs to `state`.
+        state: where to go on from; None: `start(run, stream)`.
+        checkpoint: called with the state every `run.checkpoint_every` steps and after the last one.
+
+    Raises:
+        FloatingPointError: the loss is not finite; the last checkpoint is untouched.
+    """
+    state = state or start(run, stream)
+    began = last = time.perf_counter()
+    while state.step < run.steps:
+        batch = next(stream)
+        step_once(run, state, batch)
+        if state.step % run.log_every == 0 or state.step == run.steps:
+            now = time.perf_counter()
+            # The record leaves before the checkpoint is written: a resumed run drops records after its checkpoint, so
+            # none is lost whatever moment it is killed at.
+            yield _record(run, state, batch, now - began, now - last)
+            last = now
+        if checkpoint and (state.step % run.checkpoint_every == 0 or state.step == run.steps):
+            checkpoint(state)
+    state.optimiser.zero_grad()  # a finished dictionary should not carry its last gradients around
+
+
+@torch.no_grad()
+def _record(run: Run, state: TrainState, batch: Batch, seconds: float, window_seconds: float) -> Record:
+    """Summarise the window and start a new one."""
+    window, steps = state.window, int(state.window.rows) // len(batch.x)
+    loss = float(state.window_loss) / steps
+    if not math.isfinite(loss):
+        raise FloatingPointError(
+            f"the loss became {loss} by step {state.step} (lr={run.lr_at(state.step):g}); lower lr, or look for extreme rows in "
+            "the activations. The last checkpoint is untouched"
+        )
+    evaluated = accumulate(state.dictionary, batch.x[:EVALUATED_ROWS], batch.target[:EVALUATED_ROWS])
+    record = Record(
+        step=state.step,
+        rows=state.step * len(batch.x),
+        loss=loss,
+        l0=int(window.fired.sum()) / int(window.rows),
+        alive=float(window.alive.float().mean()),
+        explained_variance=evaluated.explained_variance,
+        lr=run.lr_at(state.step),
+        seconds=seconds,
+        rows_per_s=int(window.rows) / max(window_seconds, 1e-9),
+    )
+    state.window, state.window_loss = firing.empty(run.latents), torch.zeros(())
+    return record

@@ -1,0 +1,156 @@
+"""Laws that hold for every dictionary, whatever its method."""
+
+import pytest
+import torch
+
+from overtone import Codes, Dictionary, JumpReLU, Method, Parametrisation, ReLU, Run, TopK, gba, l1, modified_ba, topk
+from overtone.losses import total
+from overtone.train import start
+
+METHODS = [gba(groups=4), gba(groups=4, activation="relu"), modified_ba(), topk(4), l1(0.02)]
+
+
+def trained_a_little(method: Method, rows: torch.Tensor, latents: int = 20) -> Dictionary:
+    """Not at its start: biases, scales and centre have values that matter."""
+    from overtone import ArrayStream, train
+
+    run, stream = Run(method=method, latents=latents, steps=30, lr=0.02), ArrayStream(rows, 64)
+    state = start(run, stream)
+    list(train(run, stream, state))
+    return state.dictionary
+
+
+@pytest.fixture(params=METHODS, ids=lambda m: m.name + "-" + type(m.select).__name__.lower())
+def method(request: pytest.FixtureRequest) -> Method:
+    return request.param
+
+
+@pytest.fixture
+def dictionary(method: Method, rows: torch.Tensor) -> Dictionary:
+    return trained_a_little(method, rows)
+
+
+def permuted(dictionary: Dictionary, order: torch.Tensor) -> Dictionary:
+    other = Dictionary(dictionary.d, dictionary.latents, dictionary.select, dictionary.parametrisation)
+    state = {k: v if k == "b_dec" else v[order] for k, v in dictionary.state_dict().items()}
+    other.load_state_dict(state)
+    return other
+
+
+def test_shapes(dictionary: Dictionary, rows: torch.Tensor):
+    codes = dictionary.encode(rows)
+    assert isinstance(codes, Codes)
+    assert codes.pre.shape == codes.z.shape == (600, 20)
+    assert dictionary(rows).shape == rows.shape
+    sequence = rows.reshape(20, 30, 12)
+    torch.testing.assert_close(dictionary(sequence), dictionary(rows).reshape(20, 30, 12))
+    torch.testing.assert_close(dictionary.encode(rows[0]).z, codes.z[0])
+
+
+def test_codes_are_the_formula(rows: torch.Tensor):
+    """JumpReLU, tied, by the book: z = w·(x̃ − b_dec) where that exceeds −b."""
+    dictionary = trained_a_little(gba(groups=4), rows)
+    unit = rows / rows.norm(dim=1, keepdim=True)
+    linear = (unit - dictionary.b_dec) @ dictionary.W_dec.T
+    z = torch.where(linear > -dictionary.b_enc, linear, 0.0)
+    x_hat = ((dictionary.scale * z) @ dictionary.W_dec + dictionary.b_dec) * rows.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(dictionary.encode(rows).z, z, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(dictionary(rows), x_hat, atol=1e-5, rtol=1e-5)
+
+
+def test_permuting_latents_permutes_codes(dictionary: Dictionary, rows: torch.Tensor, generator: torch.Generator):
+    order = torch.randperm(20, generator=generator)
+    other = permuted(dictionary, order)
+    torch.testing.assert_close(other.encode(rows).z, dictionary.encode(rows).z[:, order])
+    torch.testing.assert_close(other(rows), dictionary(rows), atol=1e-5, rtol=1e-5)
+
+
+def test_scaling_the_input_scales_the_reconstruction(dictionary: Dictionary, rows: torch.Tensor):
+    torch.testing.assert_close(dictionary(rows * 37.0), dictionary(rows) * 37.0, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(dictionary.encode(rows * 37.0).z, dictionary.encode(rows).z, rtol=1e-4, atol=1e-5)
+
+
+def test_decode_is_affine_in_the_codes(dictionary: Dictionary, rows: torch.Tensor):
+    one, two = dictionary.encode(rows[:50]), dictionary.encode(rows[50:100])
+    mixed = dictionary.decode_normalised(0.3 * one.z + 0.7 * two.z)
+    parts = 0.3 * dictionary.decode_normalised(one.z) + 0.7 * dictionary.decode_normalised(two.z)
+    torch.testing.assert_close(mixed, parts)
+
+
+def test_a_row_is_coded_alone(dictionary: Dictionary, rows: torch.Tensor):
+    """Codes of a row do not depend on its neighbours in the batch."""
+    torch.testing.assert_close(dictionary.encode(rows[7:8]).z, dictionary.encode(rows).z[7:8], atol=1e-6, rtol=1e-5)
+
+
+def test_a_zero_row_is_reconstructed_as_zero(dictionary: Dictionary):
+    assert torch.equal(dictionary(torch.zeros(2, 12)), torch.zeros(2, 12))
+
+
+def test_loss_is_invariant_to_repeating_the_batch(method: Method, dictionary: Dictionary, rows: torch.Tensor):
+    def loss(x: torch.Tensor) -> torch.Tensor:
+        normalised, norm = dictionary.normalise(x)
+        return total(method.losses, dictionary, dictionary.encode_normalised(normalised, norm), normalised)
+
+    torch.testing.assert_close(loss(rows.repeat(3, 1)), loss(rows), rtol=1e-5, atol=1e-6)
+
+
+def test_gradients_equal_finite_differences(method: Method, dictionary: Dictionary, rows: torch.Tensor):
+    """Float64, central differences, every parameter that learns; the step stays clear of gates that would flip."""
+    dictionary = dictionary.double()
+    x = rows[:40].double()
+    normalised, norm = dictionary.normalise(x)
+
+    def loss() -> torch.Tensor:
+        return total(method.losses, dictionary, dictionary.encode_normalised(normalised, norm), normalised)
+
+    loss().backward()
+    step, generator = 1e-7, torch.Generator().manual_seed(3)
+    for name, parameter in dictionary.named_parameters():
+        if not parameter.requires_grad:
+            assert parameter.grad is None, f"{name} is moved by rules alone"
+            continue
+        flat = parameter.data.view(-1)
+        assert parameter.grad is not None
+        for index in torch.randperm(flat.numel(), generator=generator)[:12].tolist():
+            kept = flat[index].item()
+            sides = []
+            for sign in (1, -1):
+                flat[index] = kept + sign * step
+                sides.append(loss().item())
+            flat[index] = kept
+            numeric = (sides[0] - sides[1]) / (2 * step)
+            assert parameter.grad.view(-1)[index].item() == pytest.approx(numeric, rel=1e-5, abs=1e-8), (name, index)
+
+
+def test_the_steered_bias_gets_no_gradient_and_the_trained_one_does():
+    assert not Dictionary(4, 8).b_enc.requires_grad
+    assert Dictionary(4, 8, TopK(2), Parametrisation(bias="trained")).b_enc.requires_grad
+
+
+def test_topk_keeps_the_k_largest(rows: torch.Tensor):
+    codes = Dictionary(12, 20, TopK(3), Parametrisation(tied=False)).encode(rows)
+    kept = codes.pre.topk(3, dim=1).values
+    assert ((codes.z > 0).sum(1) <= 3).all()
+    torch.testing.assert_close(codes.z.sum(1), kept.relu().sum(1))
+
+
+def test_jumprelu_magnitude_does_not_depend_on_the_bias(generator: torch.Generator):
+    linear = torch.randn(50, 8, generator=generator)
+    for bias in (torch.zeros(8), torch.full((8,), -0.4)):
+        z = JumpReLU()(linear + bias, bias)
+        torch.testing.assert_close(z, torch.where(linear > -bias, linear, 0.0))
+    assert torch.equal(ReLU()(linear, torch.zeros(8)), linear.relu())
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Dictionary(12, 4, TopK(5)), "k=5 exceeds latents=4"),
+        (lambda: Dictionary(0, 4), "d=0 and latents=4"),
+        (lambda: TopK(0), "k=0 must be at least 1"),
+        (lambda: Dictionary(12, 4)(torch.zeros(3, 11)), "width 11, the dictionary was made for d=12"),
+    ],
+)
+def test_bad_input_is_refused(make, message: str):
+    with pytest.raises(ValueError, match=message):
+        make()

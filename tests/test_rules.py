@@ -1,0 +1,134 @@
+import pytest
+import torch
+
+from overtone import BiasAdaptation, Dictionary, FiringStats, FixedBias, Spectrum, UnitNorm, adapt_bias, firing
+from overtone.rules import quantile_bias
+
+
+def stats(rows: int, fired: list[int], peak: list[float]) -> FiringStats:
+    return FiringStats(torch.tensor(rows), torch.tensor(fired), torch.tensor(peak))
+
+
+def test_one_adaptation_by_hand():
+    # Group 0 (target 0.5): latent 0 over-active, latent 1 exactly on target, latent 2 dead.
+    # Group 1 (target 0.01): latent 3 over-active and near the floor, latent 4 dead near 0, latent 5 under target.
+    seen = stats(1000, [600, 500, 0, 20, 0, 5], [2.0, 4.0, 0.0, 1.0, 0.0, 0.4])
+    bias = torch.tensor([-0.10, -0.20, -0.30, -0.995, -0.001, -0.5])
+    adapted = adapt_bias(
+        bias, seen, torch.tensor([0.5, 0.5, 0.5, 0.01, 0.01, 0.01]), torch.tensor([0, 0, 0, 1, 1, 1])
+    )
+    # R_0 = (2 + 4)/2 = 3, R_1 = (1 + 0.4)/2 = 0.7: means over the latents that have a positive peak.
+    expected = torch.tensor([
+        -0.10 - 0.01 * 2.0,
+        -0.20,
+        -0.30 + 0.01 * 3.0,
+        -1.0,  # −0.995 − 0.01·1 = −1.005, held at the floor
+        0.0,  # −0.001 + 0.01·0.7 = 0.006, held at 0
+        -0.5,
+    ])
+    torch.testing.assert_close(adapted, expected)
+
+
+def test_a_group_without_a_peak_leaves_its_dead_latents_alone():
+    adapted = adapt_bias(torch.tensor([-0.5]), stats(10, [0], [0.0]), torch.tensor([0.1]), torch.tensor([0]))
+    assert adapted.tolist() == [-0.5]
+
+
+def test_adaptation_permutes_with_the_latents(generator: torch.Generator):
+    m = 40
+    group = torch.arange(m) * 4 // m
+    targets = torch.tensor([0.5, 0.1, 0.02, 0.004])[group]
+    seen = FiringStats(
+        torch.tensor(500), torch.randint(0, 300, (m,), generator=generator), torch.rand(m, generator=generator)
+    )
+    bias = -torch.rand(m, generator=generator)
+    order = torch.randperm(m, generator=generator)
+    permuted = FiringStats(seen.rows, seen.fired[order], seen.peak[order])
+    torch.testing.assert_close(
+        adapt_bias(bias[order], permuted, targets[order], group[order]), adapt_bias(bias, seen, targets, group)[order]
+    )
+
+
+def test_repeating_the_rows_changes_no_bias(generator: torch.Generator):
+    pre = torch.randn(200, 10, generator=generator)
+    once, twice = firing.observe(pre, pre.relu()), firing.observe(pre.repeat(2, 1), pre.repeat(2, 1).relu())
+    bias, group, targets = torch.full((10,), -0.3), torch.zeros(10, dtype=torch.int64), torch.full((10,), 0.45)
+    torch.testing.assert_close(adapt_bias(bias, once, targets, group), adapt_bias(bias, twice, targets, group))
+
+
+@pytest.mark.parametrize("p", [0.5, 0.1, 0.01])
+def test_quantile_start_fires_at_its_target(p: float, generator: torch.Generator):
+    projections = torch.randn(4000, 3, generator=generator)
+    bias = quantile_bias(projections, torch.full((3,), p))
+    frequency = (projections + bias > 0).float().mean(0)
+    # Biases are kept in [−1, 0]: a rarer target than P(N > 1) = 0.16 cannot be reached by unit-variance rows.
+    expected = max(p, 0.16) if p < 0.16 else min(p, 0.5)
+    torch.testing.assert_close(frequency, torch.full((3,), expected), atol=0.02, rtol=0)
+
+
+def test_bias_adaptation_adapts_every_interval_and_then_forgets(rows: torch.Tensor):
+    dictionary = Dictionary(12, 20)
+    rule = BiasAdaptation(Spectrum(groups=2, htf=0.2, ltf=0.05), interval=3)
+    state = rule.begin(dictionary, rows, 9)
+    for step in (1, 2, 3):
+        assert torch.equal(dictionary.b_enc, torch.zeros(20))
+        codes = dictionary.encode(rows[100 * step : 100 * (step + 1)])
+        state = rule.after_step(dictionary, state, firing.observe(codes.pre.detach(), codes.z.detach()), step)
+    assert (dictionary.b_enc < 0).all(), "half-active latents are over both targets"
+    assert state["rows"] == 0
+    assert not state["fired"].any()
+
+
+def test_no_state_of_a_rule_grows_with_the_rows(rows: torch.Tensor):
+    dictionary = Dictionary(12, 20)
+    rule = BiasAdaptation(Spectrum(groups=2), interval=1000)
+    state = rule.begin(dictionary, rows, 10)
+    size = sum(t.numel() for t in state.values())
+    codes = dictionary.encode(rows)
+    for step in range(1, 6):
+        state = rule.after_step(dictionary, state, firing.observe(codes.pre.detach(), codes.z.detach()), step)
+    assert sum(t.numel() for t in state.values()) == size <= 4 * 20
+
+
+def test_steering_reaches_its_targets():
+    """With atoms held still, the rule alone brings over-active latents to their group's frequency."""
+    x = torch.randn(4000, 16, generator=torch.Generator().manual_seed(1))
+    dictionary = Dictionary(16, 60)
+    rule = BiasAdaptation(Spectrum(groups=3, htf=0.3, ltf=0.03), interval=1)
+    state = rule.begin(dictionary, x, 400)
+    for step in range(1, 401):
+        codes = dictionary.encode(x)
+        state = rule.after_step(dictionary, state, firing.observe(codes.pre.detach(), codes.z.detach()), step)
+    frequency = (dictionary.encode(x).z > 0).float().mean(0)
+    ratio = frequency / rule.spectrum.targets(60)
+    assert ratio.max() < 1.1
+    assert ratio.min() > 0.7
+
+
+def test_fixed_bias_sets_one_bias_for_all(rows: torch.Tensor):
+    dictionary = Dictionary(12, 50)
+    normalised, _ = dictionary.normalise(rows)
+    FixedBias(0.1).begin(dictionary, normalised, 10)
+    assert dictionary.b_enc.unique().numel() == 1
+    assert (dictionary.encode(rows).pre > 0).float().mean() == pytest.approx(0.1, abs=0.01)
+
+
+def test_unit_norm_leaves_directions(rows: torch.Tensor):
+    dictionary = Dictionary(12, 5)
+    with torch.no_grad():
+        dictionary.W_dec *= torch.tensor([0.5, 1, 2, 3, 4])[:, None]
+    before = torch.nn.functional.normalize(dictionary.W_dec.detach(), dim=1)
+    UnitNorm().after_step(dictionary, {}, firing.empty(5), 1)
+    torch.testing.assert_close(dictionary.W_dec.detach(), before)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: BiasAdaptation(interval=0), "interval=0 must be at least 1"),
+        (lambda: FixedBias(1.0), "frequency=1.0 must lie between"),
+    ],
+)
+def test_bad_rules_are_refused(make, message: str):
+    with pytest.raises(ValueError, match=message):
+        make()
