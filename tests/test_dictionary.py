@@ -5,7 +5,7 @@ import torch
 
 from overtone import Codes, Dictionary, JumpReLU, Method, Parametrisation, ReLU, Run, TopK, gba, l1, modified_ba, topk
 from overtone.losses import total
-from overtone.train import start
+from overtone.training import start
 
 METHODS = [gba(groups=4), gba(groups=4, activation="relu"), modified_ba(), topk(4), l1(0.02)]
 

@@ -20,9 +20,7 @@ def test_counts_peaks_and_frequencies_by_hand():
 def test_statistics_do_not_depend_on_batching(cut: int, seed: int):
     pre = torch.randn(40, 7, generator=torch.Generator().manual_seed(seed))
     whole = firing.observe(pre, pre.relu())
-    parts = firing.merge(
-        firing.observe(pre[:cut], pre[:cut].relu()), firing.observe(pre[cut:], pre[cut:].relu())
-    )
+    parts = firing.merge(firing.observe(pre[:cut], pre[:cut].relu()), firing.observe(pre[cut:], pre[cut:].relu()))
     for a, b in zip(whole, firing.merge(firing.empty(7), parts), strict=True):
         assert torch.equal(a, b)
 

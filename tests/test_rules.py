@@ -14,18 +14,18 @@ def test_one_adaptation_by_hand():
     # Group 1 (target 0.01): latent 3 over-active and near the floor, latent 4 dead near 0, latent 5 under target.
     seen = stats(1000, [600, 500, 0, 20, 0, 5], [2.0, 4.0, 0.0, 1.0, 0.0, 0.4])
     bias = torch.tensor([-0.10, -0.20, -0.30, -0.995, -0.001, -0.5])
-    adapted = adapt_bias(
-        bias, seen, torch.tensor([0.5, 0.5, 0.5, 0.01, 0.01, 0.01]), torch.tensor([0, 0, 0, 1, 1, 1])
-    )
+    adapted = adapt_bias(bias, seen, torch.tensor([0.5, 0.5, 0.5, 0.01, 0.01, 0.01]), torch.tensor([0, 0, 0, 1, 1, 1]))
     # R_0 = (2 + 4)/2 = 3, R_1 = (1 + 0.4)/2 = 0.7: means over the latents that have a positive peak.
-    expected = torch.tensor([
-        -0.10 - 0.01 * 2.0,
-        -0.20,
-        -0.30 + 0.01 * 3.0,
-        -1.0,  # −0.995 − 0.01·1 = −1.005, held at the floor
-        0.0,  # −0.001 + 0.01·0.7 = 0.006, held at 0
-        -0.5,
-    ])
+    expected = torch.tensor(
+        [
+            -0.10 - 0.01 * 2.0,
+            -0.20,
+            -0.30 + 0.01 * 3.0,
+            -1.0,  # −0.995 − 0.01·1 = −1.005, held at the floor
+            0.0,  # −0.001 + 0.01·0.7 = 0.006, held at 0
+            -0.5,
+        ]
+    )
     torch.testing.assert_close(adapted, expected)
 
 
@@ -56,14 +56,22 @@ def test_repeating_the_rows_changes_no_bias(generator: torch.Generator):
     torch.testing.assert_close(adapt_bias(bias, once, targets, group), adapt_bias(bias, twice, targets, group))
 
 
-@pytest.mark.parametrize("p", [0.5, 0.1, 0.01])
-def test_quantile_start_fires_at_its_target(p: float, generator: torch.Generator):
-    projections = torch.randn(4000, 3, generator=generator)
-    bias = quantile_bias(projections, torch.full((3,), p))
-    frequency = (projections + bias > 0).float().mean(0)
-    # Biases are kept in [−1, 0]: a rarer target than P(N > 1) = 0.16 cannot be reached by unit-variance rows.
-    expected = max(p, 0.16) if p < 0.16 else min(p, 0.5)
+@pytest.mark.parametrize(("p", "expected"), [(0.5, 0.5), (0.2, 0.2), (0.01, 0.16), (0.9, 0.5)])
+def test_quantile_start_fires_at_its_target(p: float, expected: float, generator: torch.Generator):
+    """Biases stay in [−1, 0]: on unit-variance projections no frequency outside [P(N > 1), ½] can be had."""
+    projections = torch.randn(3, 4000, generator=generator)
+    frequency = (projections + quantile_bias(projections, p)[:, None] > 0).float().mean(1)
     torch.testing.assert_close(frequency, torch.full((3,), expected), atol=0.02, rtol=0)
+
+
+def test_a_latent_is_not_narrowed_beyond_its_share_of_the_peak():
+    seen = stats(100, [50, 50, 50], [0.2, 0.2, 0.2])
+    bias = torch.tensor([-0.1, -0.1995, -0.6])
+    targets, group = torch.full((3,), 0.1), torch.zeros(3, dtype=torch.int64)
+    adapted = adapt_bias(bias, seen, targets, group, narrowest=0.5)
+    # Peaks of the projections are 0.3, 0.3995 and 0.8: limits −0.15, −0.19975 and −0.4. The first takes its whole step,
+    # the second stops at its limit, the third is past it and stays.
+    torch.testing.assert_close(adapted, torch.tensor([-0.102, -0.19975, -0.6]))
 
 
 def test_bias_adaptation_adapts_every_interval_and_then_forgets(rows: torch.Tensor):

@@ -3,7 +3,9 @@
 __version__ = "0.1.0"
 
 from overtone.checkpoint import CheckpointError, load, save
-from overtone.data.harvest import Activations, harvest, load_model
+from overtone.data.activations import Activations
+from overtone.data.harvest import harvest
+from overtone.data.models import LanguageModel, load_model
 from overtone.data.stream import ArrayStream, Batch, Stream
 from overtone.data.synthetic import FreshStream, SparseMixture, imbalanced
 from overtone.data.text import Document, load_documents, split_documents
@@ -18,7 +20,7 @@ from overtone.rules import BiasAdaptation, CentreAtMean, FixedBias, Rule, UnitNo
 from overtone.runs import RunFolder, execute, fit
 from overtone.selection import JumpReLU, ReLU, Selection, SmoothReLU, TopK
 from overtone.spectrum import Spectrum
-from overtone.train import Record, Run, TrainState, start, train
+from overtone.training import Record, Run, TrainState, start, train
 
 __all__ = [
     "L1",
@@ -36,6 +38,7 @@ __all__ = [
     "FixedBias",
     "FreshStream",
     "JumpReLU",
+    "LanguageModel",
     "LossTerm",
     "Method",
     "Parametrisation",

@@ -1,10 +1,8 @@
 """Dictionaries and training states on disk: safetensors plus versioned JSON, atomic, exact. Nothing is ever unpickled."""
 
 import json
-import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +13,9 @@ from torch import Tensor
 from overtone import config
 from overtone.data.stream import Stream
 from overtone.dictionary import Dictionary, Parametrisation
+from overtone.files import create_folder
 from overtone.firing import FiringStats
-from overtone.train import Run, TrainState, make_optimiser
+from overtone.training import Run, TrainState, make_optimiser
 
 FORMAT = 1
 WEIGHTS, CONFIG = "dictionary.safetensors", "dictionary.json"
@@ -25,34 +24,6 @@ STATE, STATE_CONFIG = "state.safetensors", "state.json"
 
 class CheckpointError(ValueError):
     """A file that is not, or no longer, what it should be."""
-
-
-def write_folder(path: Path, write: Callable[[Path], None]) -> None:
-    """Create folder `path` atomically: it is there with all its files, or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        write(temporary)
-        for file in temporary.iterdir():
-            _sync(file)
-        _sync(temporary)
-        # mkdtemp makes folders private; a checkpoint should follow the user's umask like any other file.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o777 & ~umask)
-        temporary.rename(path)
-        _sync(path.parent)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def save(dictionary: Dictionary, path: str | Path, info: dict[str, Any] | None = None) -> None:
@@ -66,7 +37,7 @@ def save(dictionary: Dictionary, path: str | Path, info: dict[str, Any] | None =
     path = Path(path)
     if path.exists():
         raise FileExistsError(f"{path} exists and is not overwritten; choose another path or remove it")
-    write_folder(path, lambda folder: _write_dictionary(dictionary, folder, info or {}))
+    create_folder(path, lambda folder: _write_dictionary(dictionary, folder, info or {}))
 
 
 def _write_dictionary(dictionary: Dictionary, folder: Path, info: dict[str, Any]) -> None:
@@ -168,7 +139,7 @@ def save_state(run: Run, state: TrainState, stream: Stream, run_folder: Path, *,
         (folder / STATE_CONFIG).write_text(json.dumps(description, indent=2) + "\n")
         _write_dictionary(state.dictionary, folder, {"step": state.step})
 
-    write_folder(path, write)
+    create_folder(path, write)
     for old in checkpoints(run_folder)[:-keep]:
         shutil.rmtree(old)
     for leftover in path.parent.glob(".[0-9]*"):  # of a process killed while it wrote

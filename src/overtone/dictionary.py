@@ -34,20 +34,20 @@ class Parametrisation:
         scale: an output scale a_m per latent, trained from 1 (maths.md eq. 2); without it a_m = 1.
         bias: "steered" – the encoder bias gets no gradient and belongs to an after-step rule; "trained" – it is a
             parameter like any other.
-        centre: "trained" – b_dec is a parameter; "zero" – it stays 0, as in the theory.
+        centre: "trained" – b_dec is a parameter; "fixed" – it stays where the rules put it at the start (0 if none does).
         input_norm: "row" – every input row is scaled to unit norm; "none" – inputs are taken as they are.
     """
 
     tied: bool = True
     scale: bool = True
     bias: Literal["steered", "trained"] = "steered"
-    centre: Literal["trained", "zero"] = "trained"
+    centre: Literal["trained", "fixed"] = "trained"
     input_norm: Literal["row", "none"] = "row"
 
     def __post_init__(self):
         choices = {
             "bias": ("steered", "trained"),
-            "centre": ("trained", "zero"),
+            "centre": ("trained", "fixed"),
             "input_norm": ("row", "none"),
         }
         for name, allowed in choices.items():

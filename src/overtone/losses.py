@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from overtone.dictionary import Codes, Dictionary
-from overtone.spectrum import group_sizes
+from overtone.spectrum import Spectrum, group_sizes
 
 
 @runtime_checkable
@@ -31,35 +31,50 @@ class Reconstruction:
 
 @dataclass(frozen=True)
 class RarestFirst:
-    """Mean over K stages of ½ ‖x̂_k − x‖², where x̂_k uses the k rarest groups only (maths.md eq. 14).
+    """½ ‖x̂_k − x‖² averaged over stages, where x̂_k uses the k rarest stages of latents only (maths.md eq. 14).
 
     Frequent groups are a dense code that can span the whole space; trained on one common residual they explain the data
-    and leave the rare latents nothing but junk. Here the rare groups must explain the data before any more frequent group
-    is asked. Groups follow `Spectrum.group_of`, most frequent first; one group is `Reconstruction`.
+    and leave the rare latents nothing but junk. Here rare latents must explain the data before more frequent ones are
+    asked. The gradient stops between stages: a latent never sees the residual of more frequent ones.
 
     Args:
-        groups: K.
-        cascade: stop the gradient between stages, so that a group never sees the residual of more frequent ones.
-            Without it a group serves every stage that contains it (Matryoshka prefixes, ordered by rarity).
+        spectrum: the target frequencies that define the groups.
+        together: groups whose targets lie within this factor of each other form one stage. A spectrum narrower than that
+            is one stage, which is `Reconstruction`.
     """
 
-    groups: int
-    cascade: bool = False
+    spectrum: Spectrum
+    together: float = 4.0
 
     def __post_init__(self):
-        if self.groups < 1:
-            raise ValueError(f"groups={self.groups} must be at least 1")
+        if self.together < 1:
+            raise ValueError(f"together={self.together} is a ratio of frequencies and must be at least 1")
+
+    def stages(self, latents: int) -> list[int]:
+        """Sizes of the stages, the most frequent latents first (the order of latents)."""
+        groups = zip(
+            self.spectrum.frequencies(latents).tolist(), group_sizes(latents, self.spectrum.groups), strict=True
+        )
+        sizes, rarest = [], 0.0
+        for frequency, size in reversed(list(groups)):  # stages are filled from the rare end, where they matter most
+            # A hair's tolerance: the ends of a geometric spectrum are products of rounded ratios.
+            if sizes and frequency <= self.together * rarest * (1 + 1e-9):
+                sizes[0] += size
+            else:
+                sizes.insert(0, size)
+                rarest = frequency
+        return sizes
 
     def __call__(self, dictionary: Dictionary, codes: Codes, target: Float[Tensor, "batch d"]) -> Float[Tensor, ""]:
         """Scalar loss."""
-        sizes = group_sizes(dictionary.latents, self.groups)
+        sizes = self.stages(dictionary.latents)
         z = codes.z if dictionary.scale is None else codes.z * dictionary.scale
-        parts = zip(reversed(z.split(sizes, dim=-1)), reversed(dictionary.W_dec.split(sizes)), strict=True)
-        explained, loss = torch.zeros_like(target), torch.zeros((), device=target.device)
-        for z_group, atoms in parts:
-            explained = (explained.detach() if self.cascade else explained) + z_group @ atoms
-            loss = loss + half_square(explained + dictionary.b_dec - target)
-        return loss / self.groups
+        explained, loss = dictionary.b_dec.detach(), torch.zeros((), device=target.device)
+        for z_stage, atoms in reversed(list(zip(z.split(sizes, dim=-1), dictionary.W_dec.split(sizes), strict=True))):
+            residual = explained + z_stage @ atoms - target
+            loss = loss + half_square(residual + (dictionary.b_dec - dictionary.b_dec.detach()))
+            explained = (residual + target).detach()
+        return loss / len(sizes)
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,14 @@ class Method:
         if self.lr <= 0:
             raise ValueError(f"lr={self.lr} must be positive")
 
+    def check(self, latents: int) -> None:
+        """Raise a ValueError where this method cannot have so many latents."""
+        k = getattr(self.select, "k", None)
+        if k is not None and k > latents:
+            raise ValueError(f"k={k} exceeds latents={latents}; lower k or widen the dictionary")
+        if self.spectrum is not None:
+            self.spectrum.targets(latents)
+
     @property
     def spectrum(self) -> Spectrum | None:
         """The target spectrum, where a rule steers frequencies."""
@@ -66,14 +74,13 @@ def gba(
         interval: T, steps between bias adaptations.
         activation: "jumprelu" (magnitudes do not depend on the bias) or "relu".
     """
+    spectrum = Spectrum(groups, htf, ltf, l0)
     return Method(
         name="gba" if l0 is None else f"gba-l0-{l0:g}",
         select=_activation(activation),
-        losses=(RarestFirst(groups),),
-        rules=(
-            UnitNorm(),
-            BiasAdaptation(Spectrum(groups, htf, ltf, l0), interval=interval, start="quantile"),
-        ),
+        losses=(RarestFirst(spectrum),),
+        rules=(UnitNorm(), CentreAtMean(), BiasAdaptation(spectrum, interval=interval, start="quantile")),
+        parametrisation=Parametrisation(centre="fixed"),
         lr=3e-3,
     )
 
@@ -120,7 +127,7 @@ def modified_ba(frequency: float = 0.005, *, step: float = 10.0) -> Method:
         select=SmoothReLU(),
         losses=(Alignment(),),
         rules=(UnitNorm(), CentreAtMean(), FixedBias(frequency)),
-        parametrisation=Parametrisation(scale=False, centre="zero"),
+        parametrisation=Parametrisation(scale=False, centre="fixed"),
         optimiser="sgd",
         lr=step,
     )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from overtone.data.synthetic import SparseMixture, imbalanced
 from overtone.method import Method, ba, gba, gba_paper, l1, modified_ba, topk
-from overtone.train import Run
+from overtone.training import Run
 
 
 @dataclass(frozen=True)

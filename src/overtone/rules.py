@@ -10,11 +10,11 @@ from torch import Tensor
 from overtone import firing
 from overtone.dictionary import Dictionary
 from overtone.firing import FiringStats
-from overtone.spectrum import Spectrum
+from overtone.spectrum import Spectrum, group_sizes
 
 RuleState = dict[str, Tensor]
 
-LATENTS_PER_BLOCK = 1024
+LATENTS_PER_BLOCK = 512
 
 
 @runtime_checkable
@@ -56,6 +56,7 @@ def adapt_bias(
     dead_step: float = 0.01,
     dead_below: float = 1e-6,
     floor: float = -1.0,
+    narrowest: float = 1.0,
 ) -> Float[Tensor, " latents"]:
     """One bias adaptation (maths.md eq. 9–10; arXiv 2506.14002, Algorithm 1).
 
@@ -75,6 +76,8 @@ def adapt_bias(
         dead_step: γ₊, step of dead latents, as a share of their group's mean peak.
         dead_below: ε, frequency under which a latent is dead.
         floor: smallest bias.
+        narrowest: c in (0, 1], the largest threshold −b_m as a share of the latent's own peak projection r_m − b_m (maths.md
+            eq. 13b); a latent that has got there is not lowered further, target or not. 1: no limit, as published.
     """
     frequency, peak = stats.frequency, stats.peak
     fired = (peak > 0).to(peak.dtype)
@@ -82,22 +85,21 @@ def adapt_bias(
     total_peak = torch.zeros(size, dtype=peak.dtype, device=peak.device).index_add(0, group, peak)
     firing_latents = torch.zeros_like(total_peak).index_add(0, group, fired)
     group_peak = (total_peak / firing_latents.clamp(min=1))[group]
-    lowered = (bias - over_step * peak).clamp(min=floor)
+    # A latent at its limit keeps its bias; the limit itself moves with the peak and must not raise a bias.
+    limit = (narrowest * (bias - peak)).clamp(min=floor).minimum(bias)
+    lowered = (bias - over_step * peak).maximum(limit)
     raised = (bias + dead_step * group_peak).clamp(max=0.0)
     return torch.where(frequency > targets, lowered, torch.where(frequency < dead_below, raised, bias))
 
 
-def quantile_bias(
-    projections: Float[Tensor, "rows latents"], targets: Float[Tensor, " latents"]
-) -> Float[Tensor, " latents"]:
-    """The bias −q at which each latent fires on a share `targets` of the rows, kept within [−1, 0].
+def quantile_bias(projections: Float[Tensor, "latents rows"], target: float) -> Float[Tensor, " latents"]:
+    """The bias −q at which each latent fires on a share `target` of the rows, kept within [−1, 0] (maths.md eq. 13).
 
-    q is the (1 − p)-quantile of the latent's projections w·(x − b_dec).
+    q is the (1 − target)-quantile of the latent's projections w·(x − b_dec).
     """
-    rows = projections.shape[0]
-    ordered = projections.sort(0).values
-    rank = ((1 - targets) * rows).long().clamp(0, rows - 1)
-    return -ordered.gather(0, rank[None])[0].clamp(0.0, 1.0)
+    rows = projections.shape[1]
+    rank = min(max(round((1 - target) * rows), 1), rows)
+    return -projections.kthvalue(rank, dim=1).values.clamp(0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,7 @@ class BiasAdaptation:
         over_step: γ₋ of `adapt_bias`.
         dead_step: γ₊ of `adapt_bias`.
         dead_below: ε of `adapt_bias`.
+        narrowest: c of `adapt_bias`.
         start: "zero" – biases start at 0, every latent half-active, as in the paper; "quantile" – each latent starts at
             the bias at which it fires at its target frequency on the first rows (maths.md eq. 13).
     """
@@ -121,11 +124,14 @@ class BiasAdaptation:
     over_step: float = 0.01
     dead_step: float = 0.01
     dead_below: float = 1e-6
+    narrowest: float = 1.0
     start: Literal["zero", "quantile"] = "zero"
 
     def __post_init__(self):
         if self.interval < 1:
             raise ValueError(f"interval={self.interval} must be at least 1 step")
+        if not 0 < self.narrowest <= 1:
+            raise ValueError(f"narrowest={self.narrowest} is a share of the peak and must lie in (0, 1]")
         if self.start not in ("zero", "quantile"):
             raise ValueError(f"start={self.start!r} is neither 'zero' nor 'quantile'")
 
@@ -134,11 +140,13 @@ class BiasAdaptation:
         """Empty statistics and the targets; biases at their start."""
         targets = self.spectrum.targets(dictionary.latents).to(dictionary.b_enc)
         if self.start == "quantile":
-            centred = sample - dictionary.b_dec
-            # Latents in blocks: the projections of a wide dictionary would outgrow everything else in memory.
-            for block in torch.arange(dictionary.latents).split(LATENTS_PER_BLOCK):
-                projections = centred @ dictionary.W_enc[block].T
-                dictionary.b_enc[block] = quantile_bias(projections, targets[block])
+            centred = (sample - dictionary.b_dec).T
+            sizes = group_sizes(dictionary.latents, self.spectrum.groups)
+            groups = torch.arange(dictionary.latents).split(sizes)
+            for target, group in zip(self.spectrum.frequencies(dictionary.latents).tolist(), groups, strict=True):
+                # In blocks: the projections of a wide dictionary would outgrow everything else in memory.
+                for block in group.split(LATENTS_PER_BLOCK):
+                    dictionary.b_enc[block] = quantile_bias(dictionary.W_enc[block] @ centred, target)
         stats = firing.empty(dictionary.latents, dictionary.b_enc.device)
         return {"targets": targets, **stats._asdict()}
 
@@ -157,6 +165,7 @@ class BiasAdaptation:
                     over_step=self.over_step,
                     dead_step=self.dead_step,
                     dead_below=self.dead_below,
+                    narrowest=self.narrowest,
                 )
             )
             stats = firing.empty(dictionary.latents, dictionary.b_enc.device)
@@ -195,8 +204,8 @@ class FixedBias:
     @torch.no_grad()
     def begin(self, dictionary: Dictionary, sample: Float[Tensor, "rows d"], steps: int) -> RuleState:
         """Set every bias; no state."""
-        pooled = (sample - dictionary.b_dec) @ dictionary.W_enc[:LATENTS_PER_BLOCK].T
-        dictionary.b_enc.copy_(quantile_bias(pooled.reshape(-1, 1), torch.tensor([self.frequency])))
+        pooled = dictionary.W_enc[:LATENTS_PER_BLOCK] @ (sample - dictionary.b_dec).T
+        dictionary.b_enc.copy_(quantile_bias(pooled.reshape(1, -1), self.frequency))
         return {}
 
     def after_step(self, dictionary: Dictionary, state: RuleState, seen: FiringStats, step: int) -> RuleState:

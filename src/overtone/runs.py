@@ -15,8 +15,9 @@ from torch import Tensor
 from overtone import __version__, checkpoint, config
 from overtone.data.stream import ArrayStream, Stream
 from overtone.dictionary import Dictionary
+from overtone.files import replace_text
 from overtone.method import Method, gba
-from overtone.train import Record, Run, TrainState, start, train
+from overtone.training import Record, Run, TrainState, start, train
 
 CONFIG, RECORDS, DICTIONARY = "config.json", "records.jsonl", "dictionary"
 
@@ -45,7 +46,7 @@ class RunFolder:
             "run": config.to_json(run),
             "data": folder.data,
         }
-        write_text(path / CONFIG, json.dumps(description, indent=2) + "\n")
+        replace_text(path / CONFIG, json.dumps(description, indent=2) + "\n")
         return folder
 
     @classmethod
@@ -81,7 +82,7 @@ class RunFolder:
 
     def _drop_records(self, after: int) -> None:
         kept = [r for r in self.records() if r["step"] <= after]
-        write_text(self.path / RECORDS, "".join(json.dumps(r) + "\n" for r in kept))
+        replace_text(self.path / RECORDS, "".join(json.dumps(r) + "\n" for r in kept))
 
     def records(self) -> list[dict[str, Any]]:
         """All whole records; a line cut short by a kill is not one."""
@@ -115,13 +116,6 @@ def claim_folder(path: Path) -> None:
         raise OSError(
             f"cannot write to {path}: {error.strerror or error}; free some space or choose another --out"
         ) from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a file atomically."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 def execute(folder: RunFolder, stream: Stream) -> Iterator[Record]:

@@ -18,9 +18,9 @@ from rich.progress import (
 )
 
 from overtone import method as methods
+from overtone.files import replace_text
 from overtone.method import Method
-from overtone.runs import write_text
-from overtone.train import Record, Run
+from overtone.training import Record, Run
 
 MethodName = Literal["gba", "gba-paper", "ba", "modified-ba", "topk", "l1"]
 METHODS: dict[str, Callable[..., Method]] = {
@@ -92,7 +92,7 @@ def write_json(path: Path | None, result: dict[str, Any]) -> None:
     """The machine-readable result, where it was asked for."""
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(result, indent=2) + "\n")
+        replace_text(path, json.dumps(result, indent=2) + "\n")
         console.print(f"Results as JSON: {path}")
 
 

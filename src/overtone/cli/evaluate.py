@@ -8,7 +8,7 @@ import tyro
 from overtone import checkpoint
 from overtone.cli.common import console, write_json
 from overtone.cli.rows import rows_of, source_of
-from overtone.data.harvest import load_model
+from overtone.data.models import load_model
 from overtone.data.source import ModelSource, read_matrix
 from overtone.data.stream import check_rows
 from overtone.data.text import load_documents, split_documents

@@ -13,7 +13,8 @@ from overtone import recipes
 from overtone.cli.common import console, follow, write_json
 from overtone.cli.rows import harvest_into
 from overtone.config import to_json
-from overtone.data.harvest import Activations, LanguageModel, load_model
+from overtone.data.activations import Activations
+from overtone.data.models import LanguageModel, load_model
 from overtone.data.source import Harvested, ModelSource
 from overtone.data.stream import ArrayStream
 from overtone.data.text import load_documents, split_documents
@@ -27,7 +28,7 @@ from overtone.report import plots
 from overtone.report.readme import write_readme
 from overtone.report.tables import metrics_table
 from overtone.runs import RunFolder, claim_folder, execute, timestamp
-from overtone.train import Run
+from overtone.training import Run
 
 NAMES: tuple[str, str] = ("GBA", "TopK")
 OVER = 1.5

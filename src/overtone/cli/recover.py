@@ -18,7 +18,7 @@ from overtone.cli.common import console, progress_bar, spread, write_json
 from overtone.data.synthetic import CoefficientLaw, FrequencyLaw, SparseMixture
 from overtone.metrics.recovery import recovery
 from overtone.recipes import SUITES, Suite
-from overtone.train import start, train
+from overtone.training import start, train
 
 
 @dataclass(frozen=True)

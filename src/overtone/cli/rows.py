@@ -5,10 +5,11 @@ from pathlib import Path
 
 from overtone.cli.common import console, token_progress
 from overtone.config import from_json, to_json
-from overtone.data.harvest import Activations, LanguageModel, load_model
+from overtone.data.activations import Activations
+from overtone.data.models import LanguageModel, load_model
 from overtone.data.source import FileSource, Harvested, ModelSource, Split
 from overtone.runs import RunFolder, claim_folder
-from overtone.train import Run
+from overtone.training import Run
 
 Source = ModelSource | FileSource
 TRAIN, HELD_OUT = "train.safetensors", "held_out.safetensors"
@@ -16,13 +17,17 @@ TRAIN, HELD_OUT = "train.safetensors", "held_out.safetensors"
 
 def new_run(path: Path, source: Source, make_run: Callable[[int], Run]) -> tuple[RunFolder, Split]:
     """Claim a folder, get the rows, write the configuration; `make_run` is told the rows' width d."""
+    # Everything that can be wrong is found before the folder is made: an error leaves nothing behind.
     if isinstance(source, FileSource):
-        split = source.split()  # a bad file should not leave a folder behind
+        split = source.split()
+        run = make_run(split.train.shape[1])
         claim_folder(path)
     else:
+        lm = load_model(source.model)
+        run = make_run(source.width(lm))
         claim_folder(path)
-        split = _split(harvest_into(path, source, load_model(source.model)))
-    return RunFolder.create(path, make_run(split.train.shape[1]), {"source": to_json(source)}), split
+        split = _split(harvest_into(path, source, lm))
+    return RunFolder.create(path, run, {"source": to_json(source)}), split
 
 
 def harvest_into(path: Path, source: ModelSource, lm: LanguageModel) -> Harvested:

@@ -9,7 +9,7 @@ from overtone.data.stream import ArrayStream
 from overtone.metrics.reconstruction import evaluate
 from overtone.report.tables import metrics_table
 from overtone.runs import RunFolder, execute, timestamp
-from overtone.train import Run
+from overtone.training import Run
 
 INSTEAD_OF_RESUME = "a resumed run keeps all its settings; drop this option, or start a new run without --resume"
 

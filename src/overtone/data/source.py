@@ -10,9 +10,11 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from overtone.data.harvest import Activations, LanguageModel, Progress, harvest
+from overtone.data.activations import Activations
+from overtone.data.harvest import Progress, harvest
+from overtone.data.models import LanguageModel
 from overtone.data.stream import check_rows
-from overtone.data.text import load_documents, split_documents
+from overtone.data.text import Document, load_documents, split_documents
 
 
 class Split(NamedTuple):
@@ -52,6 +54,10 @@ class ModelSource:
     context: int = 128
     text_field: str | None = None
     compute_dtype: str = "float32"
+
+    def width(self, lm: LanguageModel) -> int:
+        """d of the site, from one short text."""
+        return harvest(lm, self.site, [Document("probe", "How wide is this site?")], context=self.context).d
 
     def harvest(self, lm: LanguageModel, progress: Progress | None = None) -> Harvested:
         """Read the text with the model; documents are split, so no held-out token has been trained on."""

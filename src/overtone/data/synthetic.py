@@ -1,7 +1,7 @@
 """Ground truths: rows X = H V whose features V are known (arXiv 2506.14002, section 2; maths.md eq. 18)."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -121,7 +121,7 @@ class SparseMixture:
 
 def imbalanced(**changes: Any) -> SparseMixture:
     """The paper's imbalanced set (arXiv 2506.14002; n = 128, d = 42, half of the rows s = 3, half s = 20)."""
-    return replace(SparseMixture(), **changes)
+    return SparseMixture(**changes)
 
 
 class FreshStream:

@@ -28,8 +28,6 @@ def recovery(
     thresholds: Sequence[float] = (0.8, 0.9),
 ) -> Recovery:
     """Best cosine of every true feature with an atom. Invariant to permuting and to positively rescaling either side."""
-    if atoms.shape[1] != truth.shape[1]:
-        raise ValueError(f"atoms have width {atoms.shape[1]}, the true features {truth.shape[1]}; they must agree")
     cosine = torch.nn.functional.normalize(truth, dim=1) @ torch.nn.functional.normalize(atoms, dim=1).T
     best = cosine.amax(1)
     return Recovery({t: float((best >= t).double().mean()) for t in thresholds}, float(best.mean()), best)

@@ -58,6 +58,7 @@ class Run:
         for name in ("latents", "steps", "batch", "log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        self.method.check(self.latents)
         if self.lr is not None and self.lr <= 0:
             raise ValueError(f"lr={self.lr} must be positive")
         if min(self.warmup, self.decay) < 0 or self.warmup + self.decay > 1:

@@ -1,0 +1,97 @@
+"""Activations of one site with the tokens they belong to, and their file."""
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from overtone.files import replace_file
+
+_FORMAT = "overtone.activations.v1"
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Activations of one site, row by row in the order of the text.
+
+    Attributes:
+        x: the activations, float32, in the model's units.
+        token_ids: the token at each row.
+        doc_ids: the row's document, an index into `names`.
+        position: the token's position in its context, the special tokens counted.
+        context: the running number of the context; rows of one context are neighbours in the text.
+        names: the documents' names.
+        source: where it all came from (model, site, text, tokens, context, dtypes); JSON-able.
+    """
+
+    x: Float[Tensor, "rows d"]
+    token_ids: Int[Tensor, " rows"]
+    doc_ids: Int[Tensor, " rows"]
+    position: Int[Tensor, " rows"]
+    context: Int[Tensor, " rows"]
+    names: tuple[str, ...]
+    source: dict[str, Any]
+
+    @property
+    def rows(self) -> int:
+        """Number of rows (tokens)."""
+        return self.x.shape[0]
+
+    @property
+    def d(self) -> int:
+        """Width of the site."""
+        return self.x.shape[1]
+
+    def snippet(self, row: int, tokenizer: Any, before: int = 8, after: int = 6) -> tuple[str, str, str]:
+        """(left text, the row's token, right text), from the neighbouring rows of the same context.
+
+        The three, joined, read as the text does. Raises IndexError when there is no such row.
+        """
+        if not 0 <= row < self.rows:
+            raise IndexError(f"row {row} is out of range; there are rows 0 to {self.rows - 1}")
+        first, last = max(row - before, 0), min(row + after + 1, self.rows)
+        near = range(first, last)
+        same = [i for i in near if self.context[i] == self.context[row]]
+        ids = self.token_ids[same].tolist()
+        here = same.index(row)
+        ends = [_decode(tokenizer, ids[:n]) for n in (here, here + 1, len(ids))]
+        token = _after(ends[0], ends[1]) or _decode(tokenizer, ids[here : here + 1])
+        return ends[0], token, _after(ends[1], ends[2])
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file, atomically: a crash leaves the old file or the new. OSError: cannot."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("names", "source")}
+        meta = {"format": _FORMAT, "names": json.dumps(self.names), "source": json.dumps(self.source)}
+        contiguous = {k: v.contiguous() for k, v in tensors.items()}
+        try:
+            replace_file(Path(path), lambda file: save_file(contiguous, file, metadata=meta))
+        except (SafetensorError, OSError) as error:
+            raise OSError(f"cannot write activations to {path}: {error}; choose another place") from error
+
+    @staticmethod
+    def load(path: str | Path) -> "Activations":
+        """Read what `save` wrote. FileNotFoundError: no such file. ValueError: truncated or foreign."""
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                meta = file.metadata() or {}
+                if meta.get("format") != _FORMAT:
+                    raise ValueError(f"{path} is not a harvest (its format is {meta.get('format')!r}, not {_FORMAT!r})")
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        except SafetensorError as error:
+            raise ValueError(f"{path} is truncated or no safetensors file: {error}; harvest again") from error
+        return Activations(**tensors, names=tuple(json.loads(meta["names"])), source=json.loads(meta["source"]))
+
+
+def _decode(tokenizer: Any, ids: list[int]) -> str:
+    return tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+
+
+def _after(start: str, whole: str) -> str:
+    """What `whole` adds to `start`; a character of several tokens is decoded only once it is whole."""
+    same = (a == b for a, b in zip(start, whole, strict=False))
+    return whole[next((i for i, equal in enumerate(same) if not equal), len(start)) :]

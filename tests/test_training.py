@@ -1,0 +1,120 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from overtone import ArrayStream, Run, fit, gba, imbalanced, l1, recovery, start, topk, train, training
+from overtone.metrics.reconstruction import evaluate
+
+
+def run_of(**changes) -> Run:
+    return replace(Run(method=gba(groups=4), latents=24, steps=40, batch=64, log_every=10), **changes)
+
+
+def test_records_say_what_happened(rows: torch.Tensor):
+    run = run_of(steps=45, decay=0.5)
+    records = list(train(run, ArrayStream(rows, run.batch)))
+    assert [r.step for r in records] == [10, 20, 30, 40, 45]
+    assert [r.rows for r in records] == [640, 1280, 1920, 2560, 2880]
+    assert records[-1].loss < records[0].loss
+    assert records[-1].lr < records[0].lr == run.method.lr
+    assert all(0 < r.l0 < 24 and 0 < r.alive <= 1 and r.rows_per_s > 0 for r in records)
+
+
+def test_l0_of_a_record_is_that_of_the_codes(rows: torch.Tensor):
+    run = run_of(method=topk(3), steps=10)
+    record = next(iter(train(run, ArrayStream(rows, run.batch))))
+    assert record.l0 == pytest.approx(3, abs=0.2)
+
+
+def test_the_same_seed_gives_the_same_weights(rows: torch.Tensor):
+    def weights(seed: int) -> torch.Tensor:
+        return fit(rows, gba(groups=4), latents=24, steps=20, batch=64, seed=seed).W_dec
+
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))
+
+
+def test_the_stream_is_read_from_its_beginning(rows: torch.Tensor):
+    """Rules look at rows before training; the first batch is trained on all the same."""
+    stream = ArrayStream(rows, 64)
+    start(run_of(), stream)
+    assert stream.state_dict() == ArrayStream(rows, 64).state_dict()
+
+
+def test_pieces_add_up_to_the_batch(rows: torch.Tensor, monkeypatch: pytest.MonkeyPatch):
+    run = run_of(steps=5)
+
+    def weights() -> torch.Tensor:
+        stream = ArrayStream(rows, run.batch)
+        state = start(run, stream)
+        list(train(run, stream, state))
+        return state.dictionary.W_dec.detach()
+
+    whole = weights()
+    monkeypatch.setattr(training, "PRE_ACTIVATIONS_PER_PIECE", 24 * 10)
+    torch.testing.assert_close(weights(), whole, atol=1e-4, rtol=1e-3)
+
+
+def test_atoms_stay_on_the_sphere_and_biases_in_range(rows: torch.Tensor):
+    dictionary = fit(rows, gba(groups=4), latents=24, steps=60, batch=64)
+    torch.testing.assert_close(dictionary.W_dec.detach().norm(dim=1), torch.ones(24))
+    assert dictionary.b_enc.min() >= -1 and dictionary.b_enc.max() <= 0
+    assert dictionary.W_dec.grad is None, "a finished dictionary does not carry gradients around"
+
+
+def test_schedule():
+    run = run_of(steps=100, warmup=0.1, decay=0.2, lr=1.0)
+    assert run.lr_at(1) == pytest.approx(0.1)
+    assert run.lr_at(10) == run.lr_at(50) == run.lr_at(80) == 1.0
+    assert run.lr_at(91) == pytest.approx(0.5)
+    assert run.lr_at(100) == pytest.approx(0.05)
+
+
+def test_a_diverging_run_says_so(rows: torch.Tensor):
+    run = run_of(method=l1(), lr=1e30, steps=20)
+    with pytest.raises(FloatingPointError, match=r"by step \d+ \(lr=1e\+30\); lower lr"):
+        list(train(run, ArrayStream(rows, run.batch)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "steps=0 must be at least 1"),
+        ({"latents": 0}, "latents=0"),
+        ({"lr": -1.0}, "lr=-1.0 must be positive"),
+        ({"warmup": 0.6, "decay": 0.6}, "may not sum above 1"),
+    ],
+)
+def test_bad_runs_are_refused(changes: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        run_of(**changes)
+
+
+def test_more_groups_or_k_than_latents(rows: torch.Tensor):
+    with pytest.raises(ValueError, match="groups=10 exceeds latents=8"):
+        fit(rows, gba(), latents=8, steps=1)
+    with pytest.raises(ValueError, match="k=32 exceeds latents=8"):
+        fit(rows, topk(32), latents=8, steps=1)
+
+
+def test_gba_recovers_known_features_and_wrong_frequencies_do_not():
+    """A small ground truth, default settings, scored at the end of training (issue-sized runs: `overtone recover`)."""
+    truth = imbalanced(n_features=32, d=24, sparsities=(2, 6), seed=3)
+    x = truth.rows(8000, seed=3).x
+
+    def score(method) -> float:
+        atoms = fit(x, method, latents=96, steps=700, batch=256, seed=3).W_dec.detach()
+        return recovery(atoms, truth.features).frr[0.9]
+
+    right, wrong = score(gba()), score(gba(htf=0.5, ltf=0.45))
+    assert right == 1.0
+    assert wrong < 0.5
+
+
+def test_l0_dial_bounds_l0(rows: torch.Tensor):
+    dictionary = fit(rows, gba(l0=2, groups=4), latents=48, steps=300, batch=128)
+    l0 = evaluate(dictionary, rows).l0
+    assert 0.5 < l0 < 2.4
+    assert math.isfinite(l0)
