@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from overtone import L1, Dictionary, RarestFirst, Reconstruction
+from overtone import L1, Dictionary, RarestFirst, Reconstruction, Spectrum
 from overtone.dictionary import Codes
 
 
@@ -25,6 +25,9 @@ def test_reconstruction_is_half_the_squared_error(dictionary: Dictionary, genera
     torch.testing.assert_close(Reconstruction()(dictionary, codes, target), expected)
 
 
+WIDE = Spectrum(groups=3, htf=0.5, ltf=0.01)
+
+
 def test_rarest_first_by_hand(dictionary: Dictionary, generator: torch.Generator):
     """Three groups of four, most frequent first: the stages are the last group, the last two, all three."""
     codes, target = codes_of(dictionary, torch.randn(30, 6, generator=generator))
@@ -33,38 +36,41 @@ def test_rarest_first_by_hand(dictionary: Dictionary, generator: torch.Generator
         z = codes.z.clone()
         z[:, :first] = 0
         stages.append(0.5 * ((dictionary.decode_normalised(z) - target) ** 2).sum(1).mean())
-    for cascade in (False, True):
-        torch.testing.assert_close(
-            RarestFirst(3, cascade=cascade)(dictionary, codes, target), torch.stack(stages).mean()
-        )
+    torch.testing.assert_close(RarestFirst(WIDE)(dictionary, codes, target), torch.stack(stages).mean())
 
 
-def test_one_group_is_plain_reconstruction(dictionary: Dictionary, generator: torch.Generator):
+@pytest.mark.parametrize("spectrum", [Spectrum(groups=1), Spectrum(groups=3, htf=0.2, ltf=0.05), Spectrum(l0=1.5)])
+def test_a_narrow_spectrum_is_plain_reconstruction(
+    spectrum: Spectrum, dictionary: Dictionary, generator: torch.Generator
+):
     codes, target = codes_of(dictionary, torch.randn(30, 6, generator=generator))
-    for cascade in (False, True):
-        torch.testing.assert_close(
-            RarestFirst(1, cascade=cascade)(dictionary, codes, target), Reconstruction()(dictionary, codes, target)
-        )
+    loss = RarestFirst(spectrum)
+    assert loss.stages(12) == [12]
+    torch.testing.assert_close(loss(dictionary, codes, target), Reconstruction()(dictionary, codes, target))
 
 
-def test_in_the_cascade_rare_groups_do_not_see_frequent_ones(dictionary: Dictionary, generator: torch.Generator):
+def test_rare_groups_do_not_see_frequent_ones(dictionary: Dictionary, generator: torch.Generator):
     """The rare group's gradient is that of a dictionary which has no other group."""
     x = torch.randn(30, 6, generator=generator)
-
-    def gradient(loss: RarestFirst) -> torch.Tensor:
-        dictionary.zero_grad()
-        codes, target = codes_of(dictionary, x)
-        loss(dictionary, codes, target).backward()
-        assert dictionary.W_dec.grad is not None
-        return dictionary.W_dec.grad[8:].clone() * loss.groups
-
+    codes, target = codes_of(dictionary, x)
+    (3 * RarestFirst(WIDE)(dictionary, codes, target)).backward()
     small = Dictionary(6, 4)
     small.load_state_dict({k: v if k == "b_dec" else v[8:] for k, v in dictionary.state_dict().items()})
     codes, target = codes_of(small, x)
     Reconstruction()(small, codes, target).backward()
-    assert small.W_dec.grad is not None
-    torch.testing.assert_close(gradient(RarestFirst(3, cascade=True)), small.W_dec.grad)
-    assert not torch.allclose(gradient(RarestFirst(3)), small.W_dec.grad)
+    assert dictionary.W_dec.grad is not None and small.W_dec.grad is not None
+    torch.testing.assert_close(dictionary.W_dec.grad[8:], small.W_dec.grad)
+
+
+def test_frequent_groups_explain_what_rarer_ones_left(dictionary: Dictionary, generator: torch.Generator):
+    """The middle group's decoder sees the residual of the rarest, with nothing flowing back into that."""
+    codes, target = codes_of(dictionary, torch.randn(30, 6, generator=generator))
+    z = codes.z.detach()
+    (3 * RarestFirst(WIDE)(dictionary, codes._replace(z=z), target)).backward()
+    scaled = (z * dictionary.scale).detach()
+    residual = (scaled[:, 4:] @ dictionary.W_dec[4:] + dictionary.b_dec - target).detach()
+    assert dictionary.W_dec.grad is not None
+    torch.testing.assert_close(dictionary.W_dec.grad[4:8], scaled[:, 4:8].T @ residual / 30)
 
 
 def test_l1_does_not_change_when_scale_moves_between_codes_and_atoms(
@@ -80,5 +86,5 @@ def test_l1_does_not_change_when_scale_moves_between_codes_and_atoms(
 def test_bad_terms_are_refused():
     with pytest.raises(ValueError, match="coefficient=-1"):
         L1(-1)
-    with pytest.raises(ValueError, match="groups=0"):
-        RarestFirst(0)
+    with pytest.raises(ValueError, match=r"band=0\.5"):
+        RarestFirst(WIDE, band=0.5)

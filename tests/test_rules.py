@@ -64,6 +64,17 @@ def test_quantile_start_fires_at_its_target(p: float, expected: float, generator
     torch.testing.assert_close(frequency, torch.full((3,), expected), atol=0.02, rtol=0)
 
 
+def test_latents_under_their_target_are_raised_where_asked():
+    seen = stats(1000, [70, 80, 0, 200], [0.5, 0.5, 0.0, 0.5])
+    bias, targets = torch.tensor([-0.3, -0.3, -0.3, -0.3]), torch.full((4,), 0.1)
+    group = torch.zeros(4, dtype=torch.int64)
+    published = adapt_bias(bias, seen, targets, group)
+    torch.testing.assert_close(published, torch.tensor([-0.3, -0.3, -0.295, -0.305]))
+    both = adapt_bias(bias, seen, targets, group, raise_below=0.75)
+    # 70 of 1000 is under 0.75 of the target, 80 is not; the dead latent has no peak of its own and takes the group's.
+    torch.testing.assert_close(both, torch.tensor([-0.295, -0.3, -0.295, -0.305]))
+
+
 def test_a_latent_is_not_narrowed_beyond_its_share_of_the_peak():
     seen = stats(100, [50, 50, 50], [0.2, 0.2, 0.2])
     bias = torch.tensor([-0.1, -0.1995, -0.6])
@@ -134,6 +145,8 @@ def test_unit_norm_leaves_directions(rows: torch.Tensor):
     ("make", "message"),
     [
         (lambda: BiasAdaptation(interval=0), "interval=0 must be at least 1"),
+        (lambda: BiasAdaptation(narrowest=0.0), r"narrowest=0\.0 is a share"),
+        (lambda: BiasAdaptation(raise_below=1.5), r"raise_below=1\.5 is a share"),
         (lambda: FixedBias(1.0), "frequency=1.0 must lie between"),
     ],
 )

@@ -31,6 +31,8 @@ def test_the_l0_dial_solves_for_the_spectrum(latents: int, groups: int, share: f
     targets = spectrum.targets(latents)
     assert targets.double().sum() == pytest.approx(share * latents, rel=1e-5)
     assert (targets.diff() <= 0).all(), "most frequent group first"
+    if ltf is None and groups > 1:
+        assert targets[0] / targets[-1] == pytest.approx(4)
 
 
 @given(latents=st.integers(1, 300), data=st.data())

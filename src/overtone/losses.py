@@ -31,39 +31,32 @@ class Reconstruction:
 
 @dataclass(frozen=True)
 class RarestFirst:
-    """½ ‖x̂_k − x‖² averaged over stages, where x̂_k uses the k rarest stages of latents only (maths.md eq. 14).
+    """½ ‖x̂_k − x‖² averaged over k, where x̂_k uses the k rarest groups of latents only (maths.md eq. 14).
 
     Frequent groups are a dense code that can span the whole space; trained on one common residual they explain the data
     and leave the rare latents nothing but junk. Here rare latents must explain the data before more frequent ones are
     asked. The gradient stops between stages: a latent never sees the residual of more frequent ones.
 
     Args:
-        spectrum: the target frequencies that define the groups.
-        together: groups whose targets lie within this factor of each other form one stage. A spectrum narrower than that
-            is one stage, which is `Reconstruction`.
+        spectrum: the target frequencies that define the groups; one stage per group, the rarest first.
+        band: a spectrum whose highest and lowest targets lie within this factor is one stage, which is `Reconstruction`:
+            none of its groups is dense against another, and stages would only cost explained variance.
     """
 
     spectrum: Spectrum
-    together: float = 4.0
+    band: float = 4.0
 
     def __post_init__(self):
-        if self.together < 1:
-            raise ValueError(f"together={self.together} is a ratio of frequencies and must be at least 1")
+        if self.band < 1:
+            raise ValueError(f"band={self.band} is a ratio of frequencies and must be at least 1")
 
     def stages(self, latents: int) -> list[int]:
-        """Sizes of the stages, the most frequent latents first (the order of latents)."""
-        groups = zip(
-            self.spectrum.frequencies(latents).tolist(), group_sizes(latents, self.spectrum.groups), strict=True
-        )
-        sizes, rarest = [], 0.0
-        for frequency, size in reversed(list(groups)):  # stages are filled from the rare end, where they matter most
-            # A hair's tolerance: the ends of a geometric spectrum are products of rounded ratios.
-            if sizes and frequency <= self.together * rarest * (1 + 1e-9):
-                sizes[0] += size
-            else:
-                sizes.insert(0, size)
-                rarest = frequency
-        return sizes
+        """Sizes of the stages in the order of latents, the most frequent first."""
+        frequencies = self.spectrum.frequencies(latents)
+        # A hair's tolerance: the dial's spectrum has this very ratio, up to rounding.
+        if frequencies[0] <= self.band * frequencies[-1] * (1 + 1e-6):
+            return [latents]
+        return group_sizes(latents, self.spectrum.groups)
 
     def __call__(self, dictionary: Dictionary, codes: Codes, target: Float[Tensor, "batch d"]) -> Float[Tensor, ""]:
         """Scalar loss."""

@@ -57,6 +57,7 @@ def adapt_bias(
     dead_below: float = 1e-6,
     floor: float = -1.0,
     narrowest: float = 1.0,
+    raise_below: float = 0.0,
 ) -> Float[Tensor, " latents"]:
     """One bias adaptation (maths.md eq. 9–10; arXiv 2506.14002, Algorithm 1).
 
@@ -65,7 +66,7 @@ def adapt_bias(
         over-active  p_m > p_k:  b_m ← max(b_m − γ₋ r_m, floor)
         dead         p_m < ε:    b_m ← min(b_m + γ₊ R_k, 0)
 
-    All other latents keep their bias. Permuting latents (with targets and groups) permutes the result.
+    All other latents keep their bias (but see `raise_below`). Permuting latents (with targets and groups) permutes the result.
 
     Args:
         bias: b, in units of the normalised input.
@@ -76,6 +77,8 @@ def adapt_bias(
         dead_step: γ₊, step of dead latents, as a share of their group's mean peak.
         dead_below: ε, frequency under which a latent is dead.
         floor: smallest bias.
+        raise_below: share of the target under which a latent that still fires is raised, by dead_step of its own peak; 0: never,
+            as published.
         narrowest: c in (0, 1], the largest threshold −b_m as a share of the latent's own peak projection r_m − b_m (maths.md
             eq. 13b); a latent that has got there is not lowered further, target or not. 1: no limit, as published.
     """
@@ -88,8 +91,10 @@ def adapt_bias(
     # A latent at its limit keeps its bias; the limit itself moves with the peak and must not raise a bias.
     limit = (narrowest * (bias - peak)).clamp(min=floor).minimum(bias)
     lowered = (bias - over_step * peak).maximum(limit)
-    raised = (bias + dead_step * group_peak).clamp(max=0.0)
-    return torch.where(frequency > targets, lowered, torch.where(frequency < dead_below, raised, bias))
+    dead = frequency < dead_below
+    rise = torch.where(dead, group_peak, torch.where(frequency < raise_below * targets, peak, 0.0))
+    raised = (bias + dead_step * rise).clamp(max=0.0)
+    return torch.where(frequency > targets, lowered, raised)
 
 
 def quantile_bias(projections: Float[Tensor, "latents rows"], target: float) -> Float[Tensor, " latents"]:
@@ -115,6 +120,7 @@ class BiasAdaptation:
         dead_step: γ₊ of `adapt_bias`.
         dead_below: ε of `adapt_bias`.
         narrowest: c of `adapt_bias`.
+        raise_below: of `adapt_bias`; above 0, targets are steered to from both sides and bound L0 no longer, but meet it.
         start: "zero" – biases start at 0, every latent half-active, as in the paper; "quantile" – each latent starts at
             the bias at which it fires at its target frequency on the first rows (maths.md eq. 13).
     """
@@ -125,6 +131,7 @@ class BiasAdaptation:
     dead_step: float = 0.01
     dead_below: float = 1e-6
     narrowest: float = 1.0
+    raise_below: float = 0.0
     start: Literal["zero", "quantile"] = "zero"
 
     def __post_init__(self):
@@ -132,6 +139,8 @@ class BiasAdaptation:
             raise ValueError(f"interval={self.interval} must be at least 1 step")
         if not 0 < self.narrowest <= 1:
             raise ValueError(f"narrowest={self.narrowest} is a share of the peak and must lie in (0, 1]")
+        if not 0 <= self.raise_below <= 1:
+            raise ValueError(f"raise_below={self.raise_below} is a share of the target and must lie in [0, 1]")
         if self.start not in ("zero", "quantile"):
             raise ValueError(f"start={self.start!r} is neither 'zero' nor 'quantile'")
 
@@ -166,6 +175,7 @@ class BiasAdaptation:
                     dead_step=self.dead_step,
                     dead_below=self.dead_below,
                     narrowest=self.narrowest,
+                    raise_below=self.raise_below,
                 )
             )
             stats = firing.empty(dictionary.latents, dictionary.b_enc.device)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 PAPER_HTF = 0.5
 PAPER_LTF = 1e-3
+DIAL_RATIO = 4.0
 
 
 @dataclass(frozen=True)
@@ -17,8 +18,11 @@ class Spectrum:
     Args:
         groups: K, the number of groups. Latents are split evenly, the most frequent group first.
         htf: highest target frequency p_1, in (0, 1). None: the paper's 0.5, or solved from `l0`.
-        ltf: lowest target frequency p_K, in (0, htf). None: the paper's 1e-3, lowered for small `l0`.
+        ltf: lowest target frequency p_K, in (0, htf). None: the paper's 1e-3, or a quarter of HTF where `l0` is given.
         l0: wanted bound on the mean number of active latents, Σ_m p_m (maths.md eq. 7). None: whatever htf and ltf give.
+
+    With `l0` alone the spectrum spans two octaves (HTF = 4 LTF): at a fixed L0 a wide one spends nearly all activity on its few
+    most frequent groups, which costs explained variance (docs/log.md).
     """
 
     groups: int = 10
@@ -49,24 +53,24 @@ class Spectrum:
     def frequencies(self, latents: int) -> Float[Tensor, " groups"]:
         """Target frequency of every group, most frequent first, for a dictionary of `latents` latents.
 
-        With `l0` set, HTF solves Σ_m p_m = l0 with LTF fixed; the targets bound L0 from above because
-        bias adaptation only pushes over-active latents down.
+        With `l0` set the spectrum solves Σ_m p_m = l0; that bounds L0 from above because bias adaptation only pushes over-active
+        latents down.
         """
         if self.l0 is None:
             return _geometric(self.htf or PAPER_HTF, self.ltf or PAPER_LTF, self.groups)
         mean = self.l0 / latents
-        if self.groups == 1:
-            _check_mean(self.l0, latents, 1.0)
-            return torch.tensor([mean], dtype=torch.float64)
-        # A tenth of the mean keeps a real spread of frequencies when the wanted L0 is small against the width.
-        ltf = self.ltf if self.ltf is not None else min(PAPER_LTF, 0.1 * mean)
-        if ltf >= mean:
-            raise ValueError(
-                f"ltf={ltf:g} is not below l0/latents={mean:g}: with every latent that frequent L0 exceeds l0={self.l0:g}; "
-                f"lower ltf, raise l0 or use fewer latents"
-            )
         weights = torch.tensor(group_sizes(latents, self.groups), dtype=torch.float64) / latents
-        return _geometric(_solve_htf(mean, ltf, weights, self.l0, latents), ltf, self.groups)
+        if self.ltf is None:
+            shape = _geometric(DIAL_RATIO, 1.0, self.groups)
+            frequencies = shape * (mean / float(shape @ weights))
+            _check_mean(self.l0, latents, mean / float(frequencies[0]))
+            return frequencies
+        if self.ltf >= mean:
+            raise ValueError(
+                f"ltf={self.ltf:g} is not below l0/latents={mean:g}: with every latent that frequent L0 exceeds "
+                f"l0={self.l0:g}; lower ltf, raise l0 or use fewer latents"
+            )
+        return _geometric(_solve_htf(mean, self.ltf, weights, self.l0, latents), self.ltf, self.groups)
 
     def targets(self, latents: int) -> Float[Tensor, " latents"]:
         """Target activation frequency of every latent, float32."""

@@ -21,7 +21,7 @@ from overtone.rules import RuleState
 
 # Rows go through the network in pieces of at most this many pre-activations (16 MiB in float32): temporaries stay in
 # cache and memory does not grow with the batch. Gradients add up to those of the whole batch.
-PRE_ACTIVATIONS_PER_PIECE = 2**22
+PRE_ACTIVATIONS_PER_PIECE = 2**21
 SAMPLE_ROWS = 8192
 EVALUATED_ROWS = 512
 
@@ -49,7 +49,7 @@ class Run:
     batch: int = 512
     lr: float | None = None
     warmup: float = 0.0
-    decay: float = 0.0
+    decay: float = 0.2
     seed: int = 0
     log_every: int = 50
     checkpoint_every: int = 500

@@ -186,6 +186,7 @@ def test_help_explains_every_option(verb: str, tmp_path: Path):
 
 
 def test_importing_overtone_stays_light(tmp_path: Path):
-    code = "import sys, overtone; print([m for m in ('transformers', 'datasets', 'matplotlib', 'tyro', 'rich') if m in sys.modules])"
+    heavy = ("transformers", "datasets", "matplotlib", "tyro", "rich")
+    code = f"import sys, overtone; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.stdout.strip() == "[]", done.stderr

@@ -32,7 +32,8 @@ from overtone.training import Run
 
 NAMES: tuple[str, str] = ("GBA", "TopK")
 OVER = 1.5
-EXAMPLES, SNIPPETS = 8, 4
+EXAMPLES, SNIPPETS, TOP_ROWS = 8, 4, 16
+LEFT, RIGHT = 28, 16  # characters shown around a token, so that a line fits a narrow terminal
 CONTEXTS = 64
 
 
@@ -79,9 +80,8 @@ def quickstart(
     title = f"MiniLM resid.3 on {text}"
     console.print(metrics_table(results, f"{title}: {rows.held_out.rows:,} held-out tokens"))
     gba, rival = pairs[0]
-    stats = latent_stats(gba.dictionary, rows.train.x, k=SNIPPETS)
-    examples = pick_examples(stats)
-    console.print(_example_table(examples, stats, rows.train, lm))
+    stats = latent_stats(gba.dictionary, rows.train.x, k=TOP_ROWS)
+    console.print(_example_table(pick_examples(stats, rows.train, lm)))
     _write_pictures(path, gba, rival, title)
     seconds = time.perf_counter() - began
     write_readme(path, title=title, results=results, tokens=rows.train.rows, steps=run.steps, seconds=seconds)
@@ -154,30 +154,60 @@ def spectrum_held(run: Run, held_out: ReconstructionStats) -> dict[str, float]:
     }
 
 
-def pick_examples(stats: LatentStats) -> list[int]:
-    """Latents to show: in each of a few ranges of frequency, the one whose peak stands out most (Z-score)."""
+class Example(NamedTuple):
+    """A latent and the texts that activate it most: (left, token, right), strongest first."""
+
+    latent: int
+    frequency: float
+    snippets: list[tuple[str, str, str]]
+
+
+def pick_examples(stats: LatentStats, activations: Activations, lm: LanguageModel) -> list[Example]:
+    """In each of a few ranges of frequency, the latent whose peak stands out most (Z-score) among those that respond to words.
+
+    Latents that respond to punctuation are as real, but say nothing in a table without their wider context.
+    """
     alive = (stats.top.rows >= 0).all(1).nonzero()[:, 0]
     by_frequency = alive[stats.frequency[alive].argsort()]
-    bands = by_frequency.tensor_split(EXAMPLES)
-    return [int(band[stats.z_score[band].argmax()]) for band in bands if len(band)]
+    found = []
+    for band in by_frequency.tensor_split(EXAMPLES):
+        for latent in band[stats.z_score[band].argsort(descending=True)].tolist():
+            snippets = _distinct_snippets(stats.top.rows[latent].tolist(), activations, lm)
+            if len(snippets) == SNIPPETS and all(_is_word(token) for _, token, _ in snippets):
+                found.append(Example(latent, float(stats.frequency[latent]), snippets))
+                break
+    return found
 
 
-def _example_table(examples: Sequence[int], stats: LatentStats, activations: Activations, lm: LanguageModel) -> Table:
+def _distinct_snippets(rows: Sequence[int], activations: Activations, lm: LanguageModel) -> list[tuple[str, str, str]]:
+    """The first few different texts; documentation repeats itself, and the same sentence twice shows nothing new."""
+    seen: dict[tuple[str, str], tuple[str, str, str]] = {}
+    for row in rows:
+        left, token, right = (_one_line(part) for part in activations.snippet(row, lm.tokenizer))
+        seen.setdefault((left[-12:], token), (left, token, right))
+    return list(seen.values())[:SNIPPETS]
+
+
+def _is_word(token: str) -> bool:
+    return sum(c.isalpha() for c in token) >= 3
+
+
+def _example_table(examples: Sequence[Example]) -> Table:
     table = Table(title="A few latents, with the tokens that activate them most", title_justify="left", show_lines=True)
     table.add_column("latent", justify="right")
     table.add_column("fires on", justify="right")
-    table.add_column("top-activating tokens, in their context")
-    for latent in examples:
-        lines = []
-        for row in stats.top.rows[latent].tolist():
-            left, token, right = (escape(_one_line(part)) for part in activations.snippet(row, lm.tokenizer))
-            lines.append(f"[dim]{left}[/dim][bold]{token}[/bold][dim]{right}[/dim]")
-        table.add_row(str(latent), f"{stats.frequency[latent]:.2%}", "\n".join(lines))
+    table.add_column("top-activating tokens, in their context", no_wrap=True)
+    for example in examples:
+        lines = [
+            f"[dim]{escape(left[-LEFT:]):>{LEFT}}[/dim][bold]{escape(token)}[/bold][dim]{escape(right[:RIGHT])}[/dim]"
+            for left, token, right in example.snippets
+        ]
+        table.add_row(str(example.latent), f"{example.frequency:.2%}", "\n".join(lines))
     return table
 
 
 def _one_line(text: str) -> str:
-    """Text for a terminal: white space folded at no cost to word borders, control characters shown as such."""
+    """Text for a terminal: white space is a space, and characters that would steer the terminal are shown as such."""
     return "".join(" " if c.isspace() else c if c.isprintable() else "�" for c in text)
 
 
