@@ -88,7 +88,7 @@ def gba(
             BiasAdaptation(spectrum, interval=interval, start="quantile", narrowest=0.7, **steering),
         ),
         parametrisation=Parametrisation(centre="fixed"),
-        lr=5e-3,
+        lr=3e-3,
     )
 
 

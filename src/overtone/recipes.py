@@ -46,19 +46,19 @@ IMBALANCED = Suite(
     name="imbalanced",
     truth=imbalanced,
     contestants={
-        "gba": Contestant(gba, "GBA (default settings)", {"0.8": 100.0, "0.9": 100.0}),
+        "gba": Contestant(gba, "GBA (default)", {"0.8": 100.0, "0.9": 100.0}),
         "gba-wrong": Contestant(
             lambda: gba(htf=0.5, ltf=0.3),
-            "GBA, wrong targets (0.3–0.5)",
+            "GBA, wrong targets",
             {"0.8": 38.3, "0.9": 3.9},
         ),
         "gba-paper": Contestant(gba_paper, "GBA as published"),
-        "ba": Contestant(ba, "BA, one target (0.05)"),
-        "modified-ba": Contestant(modified_ba, "modified BA (the theory's)"),
+        "ba": Contestant(ba, "BA, target 0.05"),
+        "modified-ba": Contestant(modified_ba, "modified BA"),
         "topk-20": Contestant(lambda: topk(20), "TopK, k = 20", {"0.8": 100.0, "0.9": 98.4}),
         "topk-30": Contestant(lambda: topk(30), "TopK, k = 30", {"0.8": 98.4, "0.9": 24.2}),
         "topk-50": Contestant(lambda: topk(50), "TopK, k = 50", {"0.8": 94.5, "0.9": 23.4}),
-        "l1": Contestant(l1, "L1, coefficient 0.01"),
+        "l1": Contestant(l1, "L1, 0.01"),
     },
     default_methods=("gba", "gba-wrong", "ba", "topk-20", "topk-30", "topk-50", "l1"),
     rows=50_000,
@@ -72,5 +72,5 @@ SUITES = {suite.name: suite for suite in (IMBALANCED,)}
 
 
 def quickstart(l0: float = 64, *, d: int = 384, steps: int = 1200, seed: int = 0) -> Run:
-    """GBA with 8 latents per dimension, short enough for two laptop cores."""
+    """GBA at a given L0 with 8 latents per dimension, short enough for two laptop cores."""
     return Run(method=gba(l0=l0), latents=8 * d, steps=steps, seed=seed, log_every=20)

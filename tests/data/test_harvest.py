@@ -10,51 +10,22 @@ tokenizers = pytest.importorskip("tokenizers", reason='needs pip install "overto
 
 from overtone.data.activations import Activations  # noqa: E402
 from overtone.data.harvest import contexts_of, harvest  # noqa: E402
-from overtone.data.models import LanguageModel, load_model  # noqa: E402
+from overtone.data.models import load_model  # noqa: E402
 from overtone.data.sites import submodule  # noqa: E402
 from overtone.data.text import Document, load_documents  # noqa: E402
+from tiny_models import D, documents, tiny  # noqa: E402
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
-WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-D, L = 16, 3
-
-
-def tokenizer(special: bool):
-    vocab = {w: i for i, w in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
-    raw = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, unk_token="[UNK]"))
-    raw.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    if special:
-        raw.post_processor = tokenizers.processors.TemplateProcessing(
-            single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-        )
-    names = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=raw, model_max_length=128, **names)
-
-
-def tiny(kind: str) -> LanguageModel:
-    own = {"vocab_size": 16, "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
-    usual = {"hidden_size": D, "intermediate_size": 32, "num_hidden_layers": L, "num_attention_heads": 2}
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        if kind == "bert":
-            config = transformers.BertConfig(**own, **usual, max_position_embeddings=128)
-            model = transformers.BertModel(config)
-        else:
-            model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**own, **usual))
-    return LanguageModel(model.eval(), tokenizer(kind == "bert"), kind)
 
 
 @pytest.fixture(scope="module", params=["bert", "llama"])
 def lm(request):
-    return tiny(request.param)
+    return tiny(request.param, "[CLS] $A [SEP]" if request.param == "bert" else "$A")
 
 
 @pytest.fixture(scope="module")
 def docs():
-    g = torch.Generator().manual_seed(0)
-    lengths = (3, 40, 1, 17, 8, 29)
-    texts = [" ".join(WORDS[i] for i in torch.randint(len(WORDS), (n,), generator=g)) for n in lengths]
-    return [Document(f"doc{i}", text) for i, text in enumerate(texts)]
+    return documents()
 
 
 def slow_twin(lm, docs, context, layer):
@@ -100,7 +71,7 @@ def test_more_tokens_than_text_gives_all_of_it(lm, docs):
 
 
 def test_special_tokens_give_no_rows_even_when_written_in_the_text():
-    lm = tiny("bert")
+    lm = tiny("bert", "[CLS] $A [SEP]")
     a = harvest(lm, "resid.1", [Document("a", "one [SEP] two unheard-of [PAD] three")])
     assert a.token_ids.tolist() == [5, 6, 1, 7]  # the unknown token stands for text and stays
     assert a.position.tolist() == [1, 3, 4, 6]
@@ -158,7 +129,7 @@ def test_bad_input_is_named(lm, docs):
 
 
 def test_a_site_without_a_vector_per_token_is_refused():
-    lm = tiny("bert")
+    lm = tiny("bert", "[CLS] $A [SEP]")
     with pytest.raises(ValueError, match="a vector per token is needed"):
         harvest(lm, "pooler", [Document("a", "one two")])
 

@@ -8,55 +8,29 @@ transformers = pytest.importorskip("transformers", reason='needs pip install "ov
 tokenizers = pytest.importorskip("tokenizers", reason='needs pip install "overtone[lm]"')
 
 from overtone.data.harvest import harvest  # noqa: E402
-from overtone.data.models import LanguageModel, load_model  # noqa: E402
+from overtone.data.models import load_model  # noqa: E402
 from overtone.data.sites import submodule  # noqa: E402
 from overtone.data.text import Document, load_documents  # noqa: E402
 from overtone.metrics.downstream import embedding_recovered, loss_recovered  # noqa: E402
+from tiny_models import D, documents, tiny  # noqa: E402
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
-WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-D, L = 16, 3
 SITES = ("resid.1", "mlp_out.0", "attn_out.1")
-
-
-def tiny(kind: str) -> LanguageModel:
-    vocab = {w: i for i, w in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
-    raw = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, unk_token="[UNK]"))
-    raw.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    single = "[CLS] $A [SEP]" if kind == "bert" else "[CLS] $A"
-    raw.post_processor = tokenizers.processors.TemplateProcessing(
-        single=single, special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    names = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=raw, model_max_length=128, **names)
-    own = {"vocab_size": 16, "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
-    usual = {"hidden_size": D, "intermediate_size": 32, "num_hidden_layers": L, "num_attention_heads": 2}
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        if kind == "bert":
-            model = transformers.BertModel(transformers.BertConfig(**own, **usual, initializer_range=0.2))
-        else:
-            config = transformers.LlamaConfig(**own, **usual, initializer_range=0.2)
-            model = transformers.LlamaForCausalLM(config)
-    return LanguageModel(model.eval(), tokenizer, kind)
 
 
 @pytest.fixture(scope="module")
 def bert():
-    return tiny("bert")
+    return tiny("bert", "[CLS] $A [SEP]", 0.2)
 
 
 @pytest.fixture(scope="module")
 def llama():
-    return tiny("llama")
+    return tiny("llama", "[CLS] $A", 0.2)
 
 
 @pytest.fixture(scope="module")
 def docs():
-    g = torch.Generator().manual_seed(0)
-    lengths = (3, 40, 1, 17, 8, 29)
-    texts = [" ".join(WORDS[i] for i in torch.randint(len(WORDS), (n,), generator=g)) for n in lengths]
-    return [Document(f"doc{i}", text) for i, text in enumerate(texts)]
+    return documents()
 
 
 def noisy(scale):
@@ -161,7 +135,7 @@ def test_bad_input_is_named(bert, llama, docs):
 
 def test_an_ablation_without_effect_gives_nan(bert, docs):
     bias = torch.zeros(D)
-    model = tiny("bert")
+    model = tiny("bert", "[CLS] $A [SEP]", 0.2)
     for parameter in submodule(model.model, "encoder.layer.1.output.dense").parameters():
         parameter.data.zero_()
     found = embedding_recovered(model, "mlp_out.1", docs, {"x": lambda x: x}, bias)["x"]
