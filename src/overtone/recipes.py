@@ -71,6 +71,9 @@ IMBALANCED = Suite(
 SUITES = {suite.name: suite for suite in (IMBALANCED,)}
 
 
+EXPANSION = 8  # latents per dimension
+
+
 def quickstart(l0: float = 64, *, d: int = 384, steps: int = 1200, seed: int = 0) -> Run:
     """GBA at a given L0 with 8 latents per dimension, short enough for two laptop cores."""
-    return Run(method=gba(l0=l0), latents=8 * d, steps=steps, seed=seed, log_every=20)
+    return Run(method=gba(l0=l0), latents=EXPANSION * d, steps=steps, seed=seed, log_every=20)
