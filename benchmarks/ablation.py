@@ -9,17 +9,38 @@ import json as json_module
 import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 import tyro
+from jaxtyping import Float
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
-from overtone import Method, Reconstruction, Run, UnitNorm, gba, imbalanced, recovery, start, train
+from overtone import Codes, Dictionary, Method, Reconstruction, Run, UnitNorm, gba, imbalanced, recovery, start, train
 from overtone.cli.common import spread
 from overtone.data.synthetic import CoefficientLaw
+from overtone.losses import half_square
+from overtone.spectrum import group_sizes
+
+
+@dataclass(frozen=True)
+class FrequentFirst:
+    """The control: `RarestFirst` in the opposite order."""
+
+    groups: int
+
+    def __call__(self, dictionary: Dictionary, codes: Codes, target: Float[Tensor, "batch d"]) -> Float[Tensor, ""]:
+        sizes = group_sizes(dictionary.latents, self.groups)
+        z = codes.z if dictionary.scale is None else codes.z * dictionary.scale
+        explained, loss = dictionary.b_dec.detach(), torch.zeros(())
+        for z_group, atoms in zip(z.split(sizes, dim=-1), dictionary.W_dec.split(sizes), strict=True):
+            residual = explained + z_group @ atoms - target
+            loss = loss + half_square(residual)
+            explained = (residual + target).detach()
+        return loss / self.groups
 
 
 def variants() -> dict[str, Method]:
@@ -29,6 +50,7 @@ def variants() -> dict[str, Method]:
     return {
         "default": default,
         "one loss for all groups": replace(default, losses=(Reconstruction(),)),
+        "the most frequent explain first": replace(default, losses=(FrequentFirst(10),)),
         "biases start at 0": replace(default, rules=(unit, centre, replace(adaptation, start="zero"))),
         "no limit on narrowing": replace(default, rules=(unit, centre, replace(adaptation, narrowest=1.0))),
         "trained centre": replace(default, parametrisation=replace(default.parametrisation, centre="trained")),

@@ -35,6 +35,16 @@ def test_the_same_seed_gives_the_same_weights(rows: torch.Tensor):
     assert not torch.equal(weights(1), weights(2))
 
 
+def test_a_dictionary_does_not_start_at_the_truth():
+    """The same seed for features, rows, order and atoms: nothing is found before training, beyond chance."""
+    truth = imbalanced(seed=0)
+    run = Run(method=gba(), latents=512, seed=0)
+    found = recovery(start(run, truth.stream(512, rows=2000, seed=0)).dictionary.W_dec.detach(), truth.features)
+    chance = recovery(torch.randn(512, 42, generator=torch.Generator().manual_seed(99)), truth.features)
+    assert found.frr[0.8] == 0
+    assert abs(found.mean_max_cosine - chance.mean_max_cosine) < 0.02
+
+
 def test_the_stream_is_read_from_its_beginning(rows: torch.Tensor):
     """Rules look at rows before training; the first batch is trained on all the same."""
     stream = ArrayStream(rows, 64)

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from overtone.seeds import generator
 from overtone.selection import JumpReLU, Selection
 
 
@@ -92,8 +93,7 @@ class Dictionary(nn.Module):
         self.d, self.latents = d, latents
         self.select: Selection = select or JumpReLU()
         self.parametrisation = p = parametrisation or Parametrisation()
-        generator = torch.Generator().manual_seed(seed)
-        atoms = torch.randn(latents, d, generator=generator)
+        atoms = torch.randn(latents, d, generator=generator(seed, "atoms"))
         self.W_dec = nn.Parameter(atoms / atoms.norm(dim=1, keepdim=True))
         if not p.tied:
             self.W_enc = nn.Parameter(self.W_dec.detach().clone())

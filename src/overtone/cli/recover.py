@@ -167,9 +167,7 @@ def _table(suite: Suite, names: list[str], results: list[dict[str, Any]], settin
         f"Recovery of {settings['n_features']} true features in {settings['d']} dimensions – {suite.what}\n"
         f"{settings['latents']} latents, {settings['steps']} steps of {settings['batch']} rows, at the end of training"
     )
-    table = Table(
-        title=title, title_justify="left", caption="FRR in %; L0: mean number of active latents", caption_justify="left"
-    )
+    table = Table(title=title, title_justify="left", caption=CAPTION, caption_justify="left")
     table.add_column("method", no_wrap=True)
     for column in ("FRR 0.8", "FRR 0.9", "published", "EV", "L0"):
         table.add_column(column, justify="right", no_wrap=True)

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from overtone.seeds import generator
+
 
 class Batch(NamedTuple):
     """Rows to read and rows to reconstruct; the same tensor for an autoencoder."""
@@ -85,8 +87,7 @@ class ArrayStream:
         self._order = self._permutation(0)
 
     def _permutation(self, epoch: int) -> Tensor:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        return torch.randperm(len(self.x), generator=generator)
+        return torch.randperm(len(self.x), generator=generator(self.seed, "order of rows", epoch))
 
     def __iter__(self) -> Iterator[Batch]:
         return self

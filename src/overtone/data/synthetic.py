@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from overtone.data.stream import ArrayStream, Batch
+from overtone.seeds import generator
 
 CoefficientLaw = Literal["uniform", "constant", "half-normal", "exponential"]
 FrequencyLaw = Literal["equal", "zipf"]
@@ -61,8 +62,7 @@ class SparseMixture:
             if getattr(self, name) not in allowed.__args__:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not one of {', '.join(allowed.__args__)}")
         if self.features is None:
-            generator = torch.Generator().manual_seed(self.seed)
-            v = torch.randn(self.n_features, self.d, generator=generator)
+            v = torch.randn(self.n_features, self.d, generator=generator(self.seed, "features"))
             object.__setattr__(self, "features", v / v.norm(dim=1, keepdim=True))
         elif tuple(self.features.shape) != (self.n_features, self.d):
             raise ValueError(
@@ -108,8 +108,8 @@ class SparseMixture:
 
     def rows(self, rows: int, *, seed: int = 0) -> Samples:
         """A fixed data set."""
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + self.seed + 1)
-        blocks = [self.sample(min(8192, rows - i), generator) for i in range(0, rows, 8192)]
+        draws = generator(seed, "fixed rows")
+        blocks = [self.sample(min(8192, rows - i), draws) for i in range(0, rows, 8192)]
         return Samples(torch.cat([b.x for b in blocks]), torch.cat([b.h for b in blocks]))
 
     def stream(self, batch: int, *, rows: int | None = None, seed: int = 0) -> "ArrayStream | FreshStream":
@@ -136,9 +136,8 @@ class FreshStream:
         return self
 
     def __next__(self) -> Batch:
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.position) ^ 0x5EED)
+        x = self.truth.sample(self.batch, generator(self.seed, "fresh rows", self.position)).x
         self.position += 1
-        x = self.truth.sample(self.batch, generator).x
         return Batch(x, x)
 
     def state_dict(self) -> dict[str, Any]:
