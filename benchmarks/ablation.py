@@ -64,7 +64,7 @@ def score(job: tuple[str, int, CoefficientLaw, int]) -> dict:
     torch.set_num_threads(1)
     truth = imbalanced(seed=seed, law=law)
     stream = truth.stream(512, rows=50_000, seed=seed)
-    run = Run(method=variants()[name], latents=512, steps=steps, seed=seed, log_every=steps // 12)
+    run = Run(method=variants()[name], latents=768, steps=steps, seed=seed, log_every=steps // 12)
     state, path = start(run, stream), []
     for record in train(run, stream, state):
         found = recovery(state.dictionary.W_dec.detach(), truth.features).frr

@@ -62,7 +62,7 @@ IMBALANCED = Suite(
     },
     default_methods=("gba", "gba-wrong", "ba", "topk-20", "topk-30", "topk-50", "l1"),
     rows=50_000,
-    width=4,
+    width=6,
     steps=3000,
     batch=512,
     what="half of the rows mix 3 features, half 20 (arXiv 2506.14002)",

@@ -73,7 +73,7 @@ def recover(
         frequencies: all features equally often, or Zipf.
         zipf_exponent: exponent of the Zipf law.
         noise: standard deviation of Gaussian noise added to every coordinate.
-        latents: dictionary width (default 4 per true feature).
+        latents: dictionary width (default 6 per true feature).
         steps: training steps.
         jobs: trainings at a time (default: one per core).
         json: write the results to this file.
