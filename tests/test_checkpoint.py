@@ -6,14 +6,34 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from overtone import ArrayStream, CheckpointError, Run, RunFolder, execute, fit, gba, l1, load, modified_ba, save, topk
+from overtone import (
+    ArrayStream,
+    CheckpointError,
+    Run,
+    RunFolder,
+    ba,
+    execute,
+    files,
+    fit,
+    gba,
+    gba_paper,
+    l1,
+    load,
+    modified_ba,
+    save,
+    topk,
+)
 from overtone import checkpoint as checkpoints
 from overtone.config import from_json, to_json
 from overtone.runs import claim_folder
 
-METHODS = [gba(groups=3), gba(groups=3, activation="relu"), modified_ba(), topk(3), l1()]
+METHODS = [
+    *(gba(groups=3), gba(groups=3, activation="relu"), gba(l0=3, groups=3), gba_paper(groups=3, interval=5)),
+    *(ba(), modified_ba(), topk(3), l1()),
+]
 
 
 @pytest.fixture(params=METHODS, ids=lambda m: f"{m.name}-{type(m.select).__name__}")
@@ -142,6 +162,48 @@ def test_resuming_with_other_settings_is_refused(rows: torch.Tensor, tmp_path: P
         checkpoints.load_state(make_run(gba(groups=3)), ArrayStream(rows[:300], 32), newest)
 
 
+def test_resuming_with_other_rows_is_refused(rows: torch.Tensor, tmp_path: Path):
+    run = make_run(gba(groups=3))
+    finished(tmp_path / "run", run, rows, stop_after=5)
+    with pytest.raises(ValueError, match=r"checksum=.* resume with the same data"):
+        finished(tmp_path / "run", run, rows * 2)
+    with pytest.raises(ValueError, match="batch=16, the saved position was of batch=32"):
+        list(execute(RunFolder.open(tmp_path / "run"), ArrayStream(rows, 16)))
+
+
+@pytest.mark.parametrize("lost", ["optimiser.W_dec.exp_avg", "window_loss", "rule.2.fired", "window.peak"])
+def test_an_incomplete_state_is_refused(lost: str, rows: torch.Tensor, tmp_path: Path):
+    finished(tmp_path / "run", make_run(gba(groups=3)), rows, stop_after=5)
+    file = checkpoints.checkpoints(tmp_path / "run")[-1] / "state.safetensors"
+    save_file({k: v for k, v in load_file(file).items() if k != lost}, file)
+    with pytest.raises(CheckpointError, match=f"{lost} is missing"):
+        finished(tmp_path / "run", make_run(gba(groups=3)), rows)
+
+
+@pytest.mark.parametrize(
+    "change", [{"run": 3}, {"run": {"type": "Run"}, "data": 1}, {"run": {"type": "Run", "steps": "x"}}, {"data": None}]
+)
+def test_a_damaged_run_configuration(change: dict, rows: torch.Tensor, tmp_path: Path):
+    finished(tmp_path / "run", make_run(gba(groups=3)), rows, stop_after=1)
+    rewrite(tmp_path / "run" / "config.json", **change)
+    with pytest.raises(CheckpointError, match="does not describe a run"):
+        RunFolder.open(tmp_path / "run")
+
+
+def test_a_diverging_run_keeps_its_last_good_checkpoint(rows: torch.Tensor, tmp_path: Path):
+    run = make_run(l1(), lr=1e10, warmup=1.0, decay=0.0, checkpoint_every=1, log_every=30)
+    with pytest.raises(FloatingPointError, match="no longer finite"):
+        finished(tmp_path / "run", run, rows)
+    for path in checkpoints.checkpoints(tmp_path / "run"):
+        assert all(v.isfinite().all() for v in load_file(path / "dictionary.safetensors").values())
+
+
+def test_precision_is_kept(rows: torch.Tensor, tmp_path: Path):
+    dictionary = fit(rows, gba(groups=3), latents=16, steps=5, batch=32).double()
+    save(dictionary, tmp_path / "d")
+    assert torch.equal(load(tmp_path / "d")(rows.double()), dictionary(rows.double()))
+
+
 def test_an_existing_run_is_never_overwritten(rows: torch.Tensor, tmp_path: Path):
     finished(tmp_path / "run", make_run(gba(groups=3)), rows)
     before = (tmp_path / "run" / "config.json").read_bytes()
@@ -164,10 +226,10 @@ def test_a_disk_that_fills_up_loses_nothing(rows: torch.Tensor, tmp_path: Path, 
     [kept] = checkpoints.checkpoints(path)
 
     def full(*args, **kwargs):
-        raise OSError(28, "No space left on device")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")  # what the library raises
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "save_file", full)
+        patch.setattr(files, "save_file", full)
         with pytest.raises(OSError, match="No space left"):
             finished(path, make_run(gba(groups=3)), rows)
     assert checkpoints.checkpoints(path) == [kept]

@@ -88,7 +88,7 @@ def test_a_latent_is_not_narrowed_beyond_its_share_of_the_peak():
 def test_bias_adaptation_adapts_every_interval_and_then_forgets(rows: torch.Tensor):
     dictionary = Dictionary(12, 20)
     rule = BiasAdaptation(Spectrum(groups=2, htf=0.2, ltf=0.05), interval=3)
-    state = rule.begin(dictionary, rows, 9)
+    state = rule.begin(dictionary, rows)
     for step in (1, 2, 3):
         assert torch.equal(dictionary.b_enc, torch.zeros(20))
         codes = dictionary.encode(rows[100 * step : 100 * (step + 1)])
@@ -101,7 +101,7 @@ def test_bias_adaptation_adapts_every_interval_and_then_forgets(rows: torch.Tens
 def test_no_state_of_a_rule_grows_with_the_rows(rows: torch.Tensor):
     dictionary = Dictionary(12, 20)
     rule = BiasAdaptation(Spectrum(groups=2), interval=1000)
-    state = rule.begin(dictionary, rows, 10)
+    state = rule.begin(dictionary, rows)
     size = sum(t.numel() for t in state.values())
     codes = dictionary.encode(rows)
     for step in range(1, 6):
@@ -114,7 +114,7 @@ def test_steering_reaches_its_targets():
     x = torch.randn(4000, 16, generator=torch.Generator().manual_seed(1))
     dictionary = Dictionary(16, 60)
     rule = BiasAdaptation(Spectrum(groups=3, htf=0.3, ltf=0.03), interval=1)
-    state = rule.begin(dictionary, x, 400)
+    state = rule.begin(dictionary, x)
     for step in range(1, 401):
         codes = dictionary.encode(x)
         state = rule.after_step(dictionary, state, firing.observe(codes.pre.detach(), codes.z.detach()), step)
@@ -127,7 +127,7 @@ def test_steering_reaches_its_targets():
 def test_fixed_bias_sets_one_bias_for_all(rows: torch.Tensor):
     dictionary = Dictionary(12, 50)
     normalised, _ = dictionary.normalise(rows)
-    FixedBias(0.1).begin(dictionary, normalised, 10)
+    FixedBias(0.1).begin(dictionary, normalised)
     assert dictionary.b_enc.unique().numel() == 1
     assert (dictionary.encode(rows).pre > 0).float().mean() == pytest.approx(0.1, abs=0.01)
 

@@ -72,9 +72,14 @@ def test_other_bad_input():
         ArrayStream(numbered(3), 1, seed=1).load_state_dict(saved)
 
 
-def test_large_values_are_finite():
-    """A row whose squares overflow float32 is odd but not infinite."""
+def test_values_beyond_float32_are_called_that():
     assert len(check_rows(torch.full((2, 3), 1e18), "large")) == 2
+    with pytest.raises(ValueError, match="too large for float32; scale"):
+        check_rows(torch.full((2, 3), 1e25), "huge")
+    with pytest.raises(ValueError, match="too small for float32; scale"):
+        check_rows(torch.full((2, 3), 1e-30), "tiny")
+    with pytest.raises(ValueError, match="width 0"):
+        check_rows(torch.zeros(2, 0), "flat")
 
 
 class TestMixture:

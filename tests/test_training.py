@@ -83,7 +83,7 @@ def test_schedule():
 
 def test_a_diverging_run_says_so(rows: torch.Tensor):
     run = run_of(method=l1(), lr=1e30, steps=20)
-    with pytest.raises(FloatingPointError, match=r"by step \d+ \(lr=1e\+30\); lower lr"):
+    with pytest.raises(FloatingPointError, match=r"no longer finite at step \d+ \(lr=1e\+30\); lower lr"):
         list(train(run, ArrayStream(rows, run.batch)))
 
 
@@ -92,7 +92,8 @@ def test_a_diverging_run_says_so(rows: torch.Tensor):
     [
         ({"steps": 0}, "steps=0 must be at least 1"),
         ({"latents": 0}, "latents=0"),
-        ({"lr": -1.0}, "lr=-1.0 must be positive"),
+        ({"lr": -1.0}, "lr=-1.0 must be positive and finite"),
+        ({"lr": float("nan")}, "lr=nan must be positive"),
         ({"warmup": 0.6, "decay": 0.6}, "may not sum above 1"),
     ],
 )

@@ -6,16 +6,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from overtone import config
 from overtone.data.stream import Stream
 from overtone.dictionary import Dictionary, Parametrisation
-from overtone.files import create_folder
+from overtone.files import create_folder, write_tensors
 from overtone.firing import FiringStats
-from overtone.training import Run, TrainState, make_optimiser
+from overtone.training import Run, TrainState, start
 
 FORMAT = 1
 WEIGHTS, CONFIG = "dictionary.safetensors", "dictionary.json"
@@ -41,8 +41,7 @@ def save(dictionary: Dictionary, path: str | Path, info: dict[str, Any] | None =
 
 
 def _write_dictionary(dictionary: Dictionary, folder: Path, info: dict[str, Any]) -> None:
-    tensors = {name: value.detach().contiguous() for name, value in dictionary.state_dict().items()}
-    save_file(tensors, folder / WEIGHTS)
+    write_tensors(folder / WEIGHTS, dictionary.state_dict())
     description = {
         "format": "overtone-dictionary",
         "version": FORMAT,
@@ -75,7 +74,10 @@ def load(path: str | Path, *, parts: Iterable[type] = ()) -> Dictionary:
         dictionary = Dictionary(description["d"], description["latents"], select, parametrisation)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / CONFIG} does not describe a dictionary: {error}") from error
-    load_into(dictionary, read_tensors(folder / WEIGHTS), folder / WEIGHTS)
+    tensors = read_tensors(folder / WEIGHTS)
+    if "W_dec" in tensors:
+        dictionary.to(tensors["W_dec"].dtype)
+    load_into(dictionary, tensors, folder / WEIGHTS)
     return dictionary
 
 
@@ -119,23 +121,19 @@ def save_state(run: Run, state: TrainState, stream: Stream, run_folder: Path, *,
     if path.exists():
         return
     weights = {id(p): name for name, p in state.dictionary.named_parameters()}
-    tensors: dict[str, Tensor] = {"window_loss": state.window_loss}
-    tensors |= {f"window.{k}": v for k, v in state.window._asdict().items()}
-    for i, rule in enumerate(state.rules):
-        tensors |= {f"rule.{i}.{k}": v for k, v in rule.items()}
+    tensors = _state_tensors(state)
     for parameter, values in state.optimiser.state.items():
         tensors |= {f"optimiser.{weights[id(parameter)]}.{k}": v for k, v in values.items() if v is not None}
     description = {
         "format": "overtone-state",
         "version": FORMAT,
         "step": state.step,
-        "rules": len(state.rules),
         "run": config.to_json(run),
         "stream": stream.state_dict(),
     }
 
     def write(folder: Path) -> None:
-        save_file({k: v.detach().contiguous() for k, v in tensors.items()}, folder / STATE)
+        write_tensors(folder / STATE, tensors)
         (folder / STATE_CONFIG).write_text(json.dumps(description, indent=2) + "\n")
         _write_dictionary(state.dictionary, folder, {"step": state.step})
 
@@ -149,22 +147,54 @@ def save_state(run: Run, state: TrainState, stream: Stream, run_folder: Path, *,
 def load_state(run: Run, stream: Stream, checkpoint: Path) -> TrainState:
     """The state at a checkpoint; the stream is put where it was. Training on equals never having stopped, bit for bit."""
     description = read_json(checkpoint / STATE_CONFIG, "overtone-state")
+    if not {"run", "stream", "step"} <= description.keys():
+        raise CheckpointError(f"{checkpoint / STATE_CONFIG} is incomplete; go on from an earlier copy, or train again")
     if description["run"] != config.to_json(run):
         raise CheckpointError(
             f"{checkpoint} belongs to a run with other settings; resume with the run's own configuration"
         )
-    dictionary = Dictionary(stream.d, run.latents, run.method.select, run.method.parametrisation)
-    load_into(dictionary, read_tensors(checkpoint / WEIGHTS), checkpoint / WEIGHTS)
     tensors = read_tensors(checkpoint / STATE)
-    optimiser = make_optimiser(run, dictionary)
-    for name, parameter in dictionary.named_parameters():
+    state = start(run, stream)
+    expected = _state_tensors(state) | _optimiser_tensors(run, state.dictionary)
+    wrong = sorted(n for n in expected.keys() | tensors.keys() if _shape(expected, n) != _shape(tensors, n))
+    if wrong:
+        raise CheckpointError(
+            f"{checkpoint / STATE}: {wrong[0]} is {_shape(tensors, wrong[0])}, expected {_shape(expected, wrong[0])}; "
+            "the state is incomplete or of another run"
+        )
+    load_into(state.dictionary, read_tensors(checkpoint / WEIGHTS), checkpoint / WEIGHTS)
+    for name, parameter in state.dictionary.named_parameters():
         values = _under(tensors, f"optimiser.{name}.")
         if values:
-            optimiser.state[parameter] = values
-    rules = [_under(tensors, f"rule.{i}.") for i in range(description["rules"])]
+            state.optimiser.state[parameter] = values
     stream.load_state_dict(description["stream"])
-    window = FiringStats(**_under(tensors, "window."))
-    return TrainState(dictionary, optimiser, rules, window, tensors["window_loss"], description["step"])
+    state.rules = [_under(tensors, f"rule.{i}.") for i in range(len(run.method.rules))]
+    state.window = FiringStats(**_under(tensors, "window."))
+    state.window_loss = tensors["window_loss"].clone()
+    state.step = description["step"]
+    return state
+
+
+def _state_tensors(state: TrainState) -> dict[str, Tensor]:
+    """All tensors of a state but the weights and the optimiser's."""
+    tensors: dict[str, Tensor] = {"window_loss": state.window_loss}
+    tensors |= {f"window.{k}": v for k, v in state.window._asdict().items()}
+    for i, rule in enumerate(state.rules):
+        tensors |= {f"rule.{i}.{k}": v for k, v in rule.items()}
+    return tensors
+
+
+def _optimiser_tensors(run: Run, dictionary: Dictionary) -> dict[str, Tensor]:
+    """What the optimiser keeps after its first step, by the names of a checkpoint: shapes to check one against."""
+    if run.method.optimiser == "sgd":
+        return {}
+    kept = {n: p for n, p in dictionary.named_parameters() if p.requires_grad}
+    moments: dict[str, Tensor] = {f"optimiser.{n}.{k}": p for n, p in kept.items() for k in ("exp_avg", "exp_avg_sq")}
+    return moments | {f"optimiser.{n}.step": torch.zeros(()) for n in kept}
+
+
+def _shape(tensors: dict[str, Tensor], name: str) -> str:
+    return str(tuple(tensors[name].shape)) if name in tensors else "missing"
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

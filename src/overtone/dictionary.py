@@ -32,7 +32,7 @@ class Parametrisation:
 
     Args:
         tied: encoder rows are the atoms themselves (W_enc = W_dec).
-        scale: an output scale a_m per latent, trained from 1 (maths.md eq. 2); without it a_m = 1.
+        scale: an output scale a_m per latent, trained from 1 (maths.md eq. 1); without it a_m = 1.
         bias: "steered" – the encoder bias gets no gradient and belongs to an after-step rule; "trained" – it is a
             parameter like any other.
         centre: "trained" – b_dec is a parameter; "fixed" – it stays where the rules put it at the start (0 if none does).

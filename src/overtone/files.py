@@ -6,6 +6,10 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
 
 def replace_file(path: Path, write: Callable[[Path], None]) -> None:
     """Write a file under a temporary name beside `path` and rename it there; on an error the old file stays."""
@@ -45,6 +49,14 @@ def create_folder(path: Path, write: Callable[[Path], None]) -> None:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file; whatever goes wrong with the disk is an OSError that says so."""
+    try:
+        save_file({name: t.detach().contiguous() for name, t in tensors.items()}, path, metadata=metadata)
+    except (SafetensorError, OSError) as error:
+        raise OSError(f"cannot write {path.parent}: {error}; free some space, or choose another place") from error
 
 
 def _sync(path: Path) -> None:

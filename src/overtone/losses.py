@@ -1,5 +1,6 @@
 """Loss terms: frozen values that map codes to a scalar. A method's loss is their sum."""
 
+import math
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -77,8 +78,8 @@ class L1:
     coefficient: float
 
     def __post_init__(self):
-        if self.coefficient < 0:
-            raise ValueError(f"coefficient={self.coefficient} must not be negative")
+        if not 0 <= self.coefficient < math.inf:
+            raise ValueError(f"coefficient={self.coefficient} must be finite and not negative")
 
     def __call__(self, dictionary: Dictionary, codes: Codes, target: Float[Tensor, "batch d"]) -> Float[Tensor, ""]:
         """Scalar loss."""

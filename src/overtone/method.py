@@ -1,5 +1,6 @@
 """A method is a value: selection × loss terms × after-step rules × parametrisation. The named ones are functions."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -35,8 +36,8 @@ class Method:
     def __post_init__(self):
         if not self.losses:
             raise ValueError(f"method {self.name!r} has no loss term; give at least Reconstruction()")
-        if self.lr <= 0:
-            raise ValueError(f"lr={self.lr} must be positive")
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"lr={self.lr} must be positive and finite")
 
     def check(self, latents: int) -> None:
         """Raise a ValueError where this method cannot have so many latents."""
@@ -45,6 +46,12 @@ class Method:
             raise ValueError(f"k={k} exceeds latents={latents}; lower k or widen the dictionary")
         if self.spectrum is not None:
             self.spectrum.targets(latents)
+        staged = {term.spectrum for term in self.losses if isinstance(term, RarestFirst)}
+        if staged - {self.spectrum}:
+            raise ValueError(
+                f"method {self.name!r} explains by the stages of one spectrum and steers to another; give RarestFirst and "
+                "BiasAdaptation the same"
+            )
 
     @property
     def spectrum(self) -> Spectrum | None:

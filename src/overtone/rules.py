@@ -21,8 +21,8 @@ LATENTS_PER_BLOCK = 512
 class Rule(Protocol):
     """Acts on a dictionary after every optimiser step."""
 
-    def begin(self, dictionary: Dictionary, sample: Float[Tensor, "rows d"], steps: int) -> RuleState:
-        """State before the first step of a run of `steps` steps; may initialise weights from normalised sample rows."""
+    def begin(self, dictionary: Dictionary, sample: Float[Tensor, "rows d"]) -> RuleState:
+        """State before the first step; may initialise weights from normalised sample rows."""
         ...
 
     def after_step(self, dictionary: Dictionary, state: RuleState, seen: FiringStats, step: int) -> RuleState:
@@ -34,7 +34,7 @@ class Rule(Protocol):
 class UnitNorm:
     """w_m ← w_m / ‖w_m‖ after every step (maths.md eq. 8)."""
 
-    def begin(self, dictionary: Dictionary, sample: Float[Tensor, "rows d"], steps: int) -> RuleState:
+    def begin(self, dictionary: Dictionary, sample: Float[Tensor, "rows d"]) -> RuleState:
         """Normalise the initial atoms; no state."""
         return self.after_step(dictionary, {}, firing.empty(0), 0)
 
@@ -80,7 +80,7 @@ def adapt_bias(
         raise_below: share of the target under which a latent that still fires is raised, by dead_step of its own peak; 0: never,
             as published.
         narrowest: c in (0, 1], the largest threshold −b_m as a share of the latent's own peak projection r_m − b_m (maths.md
-            eq. 13b); a latent that has got there is not lowered further, target or not. 1: no limit, as published.
+            eq. 9b); a latent that has got there is not lowered further, target or not. 1: no limit, as published.
     """
     frequency, peak = stats.frequency, stats.peak
     fired = (peak > 0).to(peak.dtype)
@@ -145,7 +145,7 @@ class BiasAdaptation:
             raise ValueError(f"start={self.start!r} is neither 'zero' nor 'quantile'")
 
     @torch.no_grad()
-    def begin(self, dictionary: Dictionary, sample: Float[Tensor, "rows d"], steps: int) -> RuleState:
+    def begin(self, dictionary: Dictionary, sample: Float[Tensor, "rows d"]) -> RuleState:
         """Empty statistics and the targets; biases at their start."""
         targets = self.spectrum.targets(dictionary.latents).to(dictionary.b_enc)
         if self.start == "quantile":
@@ -187,7 +187,7 @@ class CentreAtMean:
     """b_dec starts at the mean of the first rows (and stays there where the parametrisation does not train it)."""
 
     @torch.no_grad()
-    def begin(self, dictionary: Dictionary, sample: Float[Tensor, "rows d"], steps: int) -> RuleState:
+    def begin(self, dictionary: Dictionary, sample: Float[Tensor, "rows d"]) -> RuleState:
         """Set b_dec; no state."""
         dictionary.b_dec.copy_(sample.mean(0))
         return {}
@@ -212,7 +212,7 @@ class FixedBias:
             raise ValueError(f"frequency={self.frequency} must lie between 0 and 1 (exclusive)")
 
     @torch.no_grad()
-    def begin(self, dictionary: Dictionary, sample: Float[Tensor, "rows d"], steps: int) -> RuleState:
+    def begin(self, dictionary: Dictionary, sample: Float[Tensor, "rows d"]) -> RuleState:
         """Set every bias; no state."""
         pooled = dictionary.W_enc[:LATENTS_PER_BLOCK] @ (sample - dictionary.b_dec).T
         dictionary.b_enc.copy_(quantile_bias(pooled.reshape(1, -1), self.frequency))

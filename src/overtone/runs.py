@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -61,7 +62,12 @@ class RunFolder:
                 "another --out"
             )
         description = checkpoint.read_json(path / CONFIG, "overtone-run")
-        run = config.from_json(description["run"], extra=(Run,))
+        try:
+            run = config.from_json(description["run"], extra=(Run,))
+            if not isinstance(run, Run) or not isinstance(description["data"], dict):
+                raise TypeError("it holds no run and its data")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise checkpoint.CheckpointError(f"{path / CONFIG} does not describe a run: {error}") from error
         return cls(path, run, description["data"])
 
     @property
@@ -88,7 +94,12 @@ class RunFolder:
         """All whole records; a line cut short by a kill is not one."""
         file = self.path / RECORDS
         lines = file.read_text().split("\n")[:-1] if file.exists() else []
-        return [json.loads(line) for line in lines]
+        try:
+            return [json.loads(line) for line in lines]
+        except json.JSONDecodeError as error:
+            raise checkpoint.CheckpointError(
+                f"{file} has a line that is no record ({error}); remove that line"
+            ) from error
 
     def append(self, record: Record) -> None:
         """Add one record."""
@@ -135,7 +146,7 @@ def execute(folder: RunFolder, stream: Stream) -> Iterator[Record]:
 
 
 def fit(
-    x: Float[Tensor, "rows d"],
+    x: Float[Tensor, "rows d"] | Float[np.ndarray, "rows d"],
     method: Method | None = None,
     *,
     latents: int,
@@ -147,7 +158,7 @@ def fit(
     """Train a dictionary on activations in memory.
 
     Args:
-        x: activations, (rows, d); finite, no all-zero row.
+        x: activations, (rows, d), a tensor or a numpy array; finite, no all-zero row.
         method: what to train; None: `gba()`.
         latents: number of atoms.
         steps: optimiser steps of `batch` rows each.
@@ -158,12 +169,16 @@ def fit(
     Returns:
         The trained dictionary.
     """
+    rows = torch.as_tensor(x)
+    if rows.device.type != "cpu":
+        raise ValueError(f"activations are on {rows.device}; training runs on the CPU so far, pass x.cpu()")
     run = Run(method=method or gba(), latents=latents, steps=steps, batch=batch, seed=seed)
-    stream = ArrayStream(x, batch, seed=seed)
-    state = start(run, stream)
-    for record in train(run, stream, state):
-        if on_record:
-            on_record(record)
+    stream = ArrayStream(rows, batch, seed=seed)
+    with torch.enable_grad():
+        state = start(run, stream)
+        for record in train(run, stream, state):
+            if on_record:
+                on_record(record)
     return state.dictionary
 
 

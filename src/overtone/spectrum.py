@@ -1,5 +1,6 @@
 """Target activation frequencies: the geometric spectrum that Group Bias Adaptation steers its latents to."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +20,8 @@ class Spectrum:
         groups: K, the number of groups. Latents are split evenly, the most frequent group first.
         htf: highest target frequency p_1, in (0, 1). None: the paper's 0.5, or solved from `l0`.
         ltf: lowest target frequency p_K, in (0, htf). None: the paper's 1e-3, or a quarter of HTF where `l0` is given.
-        l0: wanted bound on the mean number of active latents, Σ_m p_m (maths.md eq. 7). None: whatever htf and ltf give.
+        l0: Σ_m p_m, the mean number of active latents if every latent is at its target (maths.md eq. 7). None: whatever htf and
+            ltf give.
 
     With `l0` alone the spectrum spans two octaves (HTF = 4 LTF): at a fixed L0 a wide one spends nearly all activity on its few
     most frequent groups, which costs explained variance (docs/log.md).
@@ -40,10 +42,22 @@ class Spectrum:
         for name, value in (("htf", self.htf), ("ltf", self.ltf)):
             if value is not None and not 0 < value < 1:
                 raise ValueError(f"{name}={value} is a frequency and must lie between 0 and 1 (exclusive)")
-        if self.l0 is not None and self.l0 <= 0:
+        if self.l0 is not None and not 0 < self.l0 < math.inf:
             raise ValueError(f"l0={self.l0} must be positive: it is a mean number of active latents per row")
         if self.l0 is None and self.groups > 1:
-            check_order(self.htf or PAPER_HTF, self.ltf or PAPER_LTF)
+            self._check_order()
+
+    def _check_order(self) -> None:
+        htf, ltf = self.htf or PAPER_HTF, self.ltf or PAPER_LTF
+        if htf <= ltf:
+            names = [
+                f"htf={htf:g}" + ("" if self.htf else " (the default)"),
+                f"ltf={ltf:g}" + ("" if self.ltf else " (the default)"),
+            ]
+            raise ValueError(
+                f"{names[0]} must be above {names[1]}: the spectrum falls from the highest to the lowest target frequency; "
+                "give both, or use groups=1 (`ba`) for a single frequency"
+            )
 
     def group_of(self, latents: int) -> Int[Tensor, " latents"]:
         """Group index of every latent, 0 = most frequent; sizes differ by at most one."""
@@ -53,8 +67,7 @@ class Spectrum:
     def frequencies(self, latents: int) -> Float[Tensor, " groups"]:
         """Target frequency of every group, most frequent first, for a dictionary of `latents` latents.
 
-        With `l0` set the spectrum solves Σ_m p_m = l0; that bounds L0 from above because bias adaptation only pushes over-active
-        latents down.
+        With `l0` set the spectrum solves Σ_m p_m = l0.
         """
         if self.l0 is None:
             return _geometric(self.htf or PAPER_HTF, self.ltf or PAPER_LTF, self.groups)
@@ -84,15 +97,6 @@ def group_sizes(latents: int, groups: int) -> list[int]:
             f"groups={groups} exceeds latents={latents}; lower the number of groups or widen the dictionary"
         )
     return [(g + 1) * latents // groups - g * latents // groups for g in range(groups)]
-
-
-def check_order(htf: float, ltf: float) -> None:
-    """Raise unless the highest target frequency is above the lowest."""
-    if htf <= ltf:
-        raise ValueError(
-            f"htf={htf:g} must be above ltf={ltf:g}: the spectrum falls from the highest to the lowest target frequency; "
-            f"swap them, or use groups=1 (`ba`) for a single frequency"
-        )
 
 
 def _geometric(htf: float, ltf: float, groups: int) -> Float[Tensor, " groups"]:

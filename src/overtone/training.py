@@ -59,9 +59,9 @@ class Run:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         self.method.check(self.latents)
-        if self.lr is not None and self.lr <= 0:
-            raise ValueError(f"lr={self.lr} must be positive")
-        if min(self.warmup, self.decay) < 0 or self.warmup + self.decay > 1:
+        if self.lr is not None and not 0 < self.lr < math.inf:
+            raise ValueError(f"lr={self.lr} must be positive and finite")
+        if not min(self.warmup, self.decay) >= 0 or self.warmup + self.decay > 1:
             raise ValueError(
                 f"warmup={self.warmup} and decay={self.decay} are shares of the run and may not sum above 1"
             )
@@ -120,7 +120,7 @@ def start(run: Run, stream: Stream) -> TrainState:
         rows.append(dictionary.normalise(next(stream).x)[0])
     stream.load_state_dict(position)
     sample = torch.cat(rows)[:SAMPLE_ROWS]
-    rules = [rule.begin(dictionary, sample, run.steps) for rule in method.rules]
+    rules = [rule.begin(dictionary, sample) for rule in method.rules]
     return TrainState(dictionary, make_optimiser(run, dictionary), rules, firing.empty(run.latents), torch.zeros(()))
 
 
@@ -188,6 +188,7 @@ def train(
             yield _record(run, state, batch, now - began, now - last)
             last = now
         if checkpoint and (state.step % run.checkpoint_every == 0 or state.step == run.steps):
+            _refuse_divergence(run, state)
             checkpoint(state)
     state.optimiser.zero_grad()  # a finished dictionary should not carry its last gradients around
 
@@ -195,13 +196,9 @@ def train(
 @torch.no_grad()
 def _record(run: Run, state: TrainState, batch: Batch, seconds: float, window_seconds: float) -> Record:
     """Summarise the window and start a new one."""
-    window, steps = state.window, int(state.window.rows) // len(batch.x)
-    loss = float(state.window_loss) / steps
-    if not math.isfinite(loss):
-        raise FloatingPointError(
-            f"the loss became {loss} by step {state.step} (lr={run.lr_at(state.step):g}); lower lr, or look for extreme rows in "
-            "the activations. The last checkpoint is untouched"
-        )
+    window = state.window
+    _refuse_divergence(run, state)
+    loss = float(state.window_loss) / (int(window.rows) / len(batch.x))
     evaluated = accumulate(state.dictionary, batch.x[:EVALUATED_ROWS], batch.target[:EVALUATED_ROWS])
     record = Record(
         step=state.step,
@@ -216,3 +213,13 @@ def _record(run: Run, state: TrainState, batch: Batch, seconds: float, window_se
     )
     state.window, state.window_loss = firing.empty(run.latents), torch.zeros(())
     return record
+
+
+def _refuse_divergence(run: Run, state: TrainState) -> None:
+    """Raise unless losses and weights are finite; asked before anything of them is written."""
+    tensors = (state.window_loss, *state.dictionary.parameters())
+    if not all(bool(tensor.detach().isfinite().all()) for tensor in tensors):
+        raise FloatingPointError(
+            f"loss or weights are no longer finite at step {state.step} (lr={run.lr_at(state.step):g}); lower lr, or look for "
+            "extreme rows in the activations. The last checkpoint is from before and untouched"
+        )

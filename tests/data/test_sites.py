@@ -153,7 +153,7 @@ def test_unknown_sites_offer_near_matches(kind, model):
 def test_a_site_never_reached_is_named(model):
     with capture(model, resolve_site(model, "resid.1"), stop=False) as got:
         pass
-    with pytest.raises(RuntimeError, match=r"never called site 'resid\.1'"):
+    with pytest.raises(ValueError, match=r"never called site 'resid\.1'"):
         got.take()
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,7 +44,7 @@ def make_method(name: str, options: dict[str, Any]) -> Method:
     foreign = sorted(set(given) - set(allowed))
     if foreign:
         raise ValueError(
-            f"--{foreign[0]} is not an option of method {name}; it has {', '.join(f'--{a}' for a in allowed)}"
+            f"--{foreign[0]} is not an option of method {name}; it has {', '.join(f'--{a}' for a in options if a in allowed)}"
         )
     return make(**given)
 
@@ -91,9 +92,19 @@ def token_progress(label: str) -> Iterator[Callable[[int, int | None], None]]:
 def write_json(path: Path | None, result: dict[str, Any]) -> None:
     """The machine-readable result, where it was asked for."""
     if path is not None:
+        result = _finite(result)
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(path, json.dumps(result, indent=2) + "\n")
+        replace_text(path, json.dumps(result, indent=2, allow_nan=False) + "\n")
         console.print(f"Results as JSON: {path}")
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def spread(values: list[float], digits: int = 1) -> str:

@@ -7,11 +7,10 @@ import tyro
 
 from overtone import checkpoint
 from overtone.cli.common import console, write_json
-from overtone.cli.rows import rows_of, source_of
+from overtone.cli.rows import HELD_OUT, TRAIN, harvested, held_out_of, source_of
 from overtone.data.models import load_model
 from overtone.data.source import ModelSource, read_matrix
 from overtone.data.stream import check_rows
-from overtone.data.text import load_documents, split_documents
 from overtone.dictionary import Dictionary
 from overtone.metrics import downstream as metrics
 from overtone.metrics.reconstruction import evaluate as reconstruction
@@ -46,17 +45,17 @@ def evaluate(
             str(activations),
         )
     else:
-        rows, where = rows_of(RunFolder.open(run)).held_out, "the run's held-out rows"
+        rows, where = held_out_of(RunFolder.open(run)), "the run's held-out rows"
     if rows.shape[1] != dictionary.d:
         raise ValueError(f"{where} have width {rows.shape[1]}, the dictionary was trained on d={dictionary.d}")
     result: dict[str, Any] = reconstruction(dictionary, rows).summary()
     if downstream:
-        result |= _downstream(dictionary, RunFolder.open(run), rows, contexts)
+        result |= _downstream(dictionary, RunFolder.open(run), contexts)
     console.print(metrics_table({run.name: result}, f"{len(rows):,} rows: {where}"))
     write_json(json, {"run": str(run), "rows": where, "metrics": result})
 
 
-def _downstream(dictionary: Dictionary, folder: RunFolder, mean_of: Any, contexts: int) -> dict[str, float]:
+def _downstream(dictionary: Dictionary, folder: RunFolder, contexts: int) -> dict[str, float]:
     """Loss recovered for causal models, embedding recovered for the others, on the run's held-out documents."""
     source = source_of(folder)
     if not isinstance(source, ModelSource):
@@ -64,8 +63,13 @@ def _downstream(dictionary: Dictionary, folder: RunFolder, mean_of: Any, context
             "--downstream needs the model; this run was trained on a file of activations. Drop --downstream"
         )
     lm = load_model(source.model)
-    _, documents = split_documents(load_documents(source.text, text_field=source.text_field), held_out=source.held_out)
-    mean = mean_of.mean(0)
+    # By name and not by splitting again: text that has changed since must not put training documents here.
+    names = set(harvested(folder, HELD_OUT).names)
+    training, held_out = source.documents()
+    documents = [document for document in (*held_out, *training) if document.name in names]
+    if not documents:
+        raise ValueError(f"{source.text} no longer has the documents that were held out; restore the text of the run")
+    mean = harvested(folder, TRAIN).x.mean(0)
     options: dict[str, Any] = {"contexts": contexts, "context": source.context}
     if metrics.predicts_tokens(lm):
         found = metrics.loss_recovered(

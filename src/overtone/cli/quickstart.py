@@ -17,7 +17,6 @@ from overtone.data.activations import Activations
 from overtone.data.models import LanguageModel, load_model
 from overtone.data.source import Harvested, ModelSource
 from overtone.data.stream import ArrayStream
-from overtone.data.text import load_documents, split_documents
 from overtone.dictionary import Dictionary
 from overtone.method import topk
 from overtone.metrics.downstream import embedding_recovered
@@ -54,7 +53,7 @@ def quickstart(
 
     Args:
         text: stdlib-docs (English prose), stdlib-source (code), or a file or folder of your own.
-        l0: bound on the mean number of active latents per token.
+        l0: wanted mean number of active latents per token.
         tokens: tokens to train on.
         steps: training steps of 512 tokens.
         seeds: train with so many seeds and show mean and spread; pictures and examples are of the first.
@@ -65,12 +64,14 @@ def quickstart(
     if seeds < 1:
         raise ValueError(f"seeds={seeds} must be at least 1")
     path = out or Path("runs") / f"quickstart-{timestamp()}"
-    claim_folder(path)
     began = time.perf_counter()
     source = ModelSource("minilm", "resid.3", text, tokens=tokens, compute_dtype="bfloat16")
     lm = load_model(source.model)
+    # Settings, text and folder are checked before the long part, and in this order: an error leaves nothing behind.
+    run = recipes.quickstart(l0, d=source.width(lm), steps=steps, seed=seed)
+    source.documents()
+    claim_folder(path)
     rows = harvest_into(path, source, lm)
-    run = recipes.quickstart(l0, d=rows.train.d, steps=steps, seed=seed)
     pairs = [_train_pair(path, rows, source, replace(run, seed=s), first=s == seed) for s in range(seed, seed + seeds)]
     results: dict[str, dict[str, list[float]]] = {name: {} for name in NAMES}
     for pair in pairs:
@@ -123,7 +124,7 @@ def _score(
     lm: LanguageModel, source: ModelSource, rows: Harvested, pair: tuple[Trained, Trained]
 ) -> dict[str, dict[str, float]]:
     """All metrics of GBA and TopK, by name."""
-    documents = split_documents(load_documents(source.text), held_out=source.held_out)[1]
+    _, documents = source.documents()
     named = dict(zip(NAMES, pair, strict=True))
     reconstructs = {name: trained.dictionary.reconstruct for name, trained in named.items()}
     mean = rows.train.x.mean(0)

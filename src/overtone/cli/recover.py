@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -84,7 +85,10 @@ def recover(
         raise ValueError(f"seeds={seeds} must be at least 1")
     if fresh and rows is not None:
         raise ValueError(f"--fresh draws new rows for every step, --rows {rows} fixes them; give one of the two")
-    rows = None if fresh else rows or chosen.rows
+    for name, value in (("rows", rows), ("jobs", jobs)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name}={value} must be at least 1")
+    rows = None if fresh else chosen.rows if rows is None else rows
     options = {
         "n_features": n_features,
         "d": d,
@@ -94,7 +98,10 @@ def recover(
         "zipf_exponent": zipf_exponent,
         "noise": noise,
     }
-    width, length = latents or chosen.width * n_features, steps or chosen.steps
+    width = chosen.width * n_features if latents is None else latents
+    length = chosen.steps if steps is None else steps
+    for name in names:  # settings that a method cannot have are found now, not after the others have run
+        chosen.run(chosen.contestants[name].make(), latents=width, steps=length, seed=seed)
     work = [
         Job(chosen.name, name, s, chosen.truth(seed=s, **options), rows, width, length)
         for name in names
@@ -128,7 +135,12 @@ def _all(work: list[Job], jobs: int) -> Iterator[dict[str, Any]]:
             try:
                 for future in as_completed(futures):
                     progress.advance(task)
-                    yield future.result()
+                    try:
+                        yield future.result()
+                    except BrokenProcessPool as error:
+                        raise OSError(
+                            "a training process was killed, most likely for memory; use fewer --jobs"
+                        ) from error
             finally:
                 pool.shutdown(cancel_futures=True)
 

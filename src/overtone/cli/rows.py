@@ -3,6 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from jaxtyping import Float
+from torch import Tensor
+
 from overtone.cli.common import console, token_progress
 from overtone.config import from_json, to_json
 from overtone.data.activations import Activations
@@ -25,8 +28,10 @@ def new_run(path: Path, source: Source, make_run: Callable[[int], Run]) -> tuple
     else:
         lm = load_model(source.model)
         run = make_run(source.width(lm))
+        source.documents()
         claim_folder(path)
-        split = _split(harvest_into(path, source, lm))
+        both = harvest_into(path, source, lm)
+        split = Split(both.train.x, both.held_out.x)
     return RunFolder.create(path, run, {"source": to_json(source)}), split
 
 
@@ -55,15 +60,22 @@ def rows_of(folder: RunFolder) -> Split:
     source = source_of(folder)
     if isinstance(source, FileSource):
         return source.split()
-    activations = folder.path / "activations"
-    return _split(Harvested(Activations.load(activations / TRAIN), Activations.load(activations / HELD_OUT)))
+    return Split(harvested(folder, TRAIN).x, harvested(folder, HELD_OUT).x)
 
 
-def held_out_of(folder: RunFolder) -> Activations | None:
-    """The held-out activations with their tokens, where a model was read."""
-    file = folder.path / "activations" / HELD_OUT
-    return Activations.load(file) if file.exists() else None
+def held_out_of(folder: RunFolder) -> Float[Tensor, "rows d"]:
+    """The rows that an existing run was not trained on."""
+    source = source_of(folder)
+    return source.split().held_out if isinstance(source, FileSource) else harvested(folder, HELD_OUT).x
 
 
-def _split(harvested: Harvested) -> Split:
-    return Split(harvested.train.x, harvested.held_out.x)
+def harvested(folder: RunFolder, name: str) -> Activations:
+    """The activations that a run was trained on (TRAIN) or not (HELD_OUT)."""
+    # Runs that share their rows (the quickstart's) lie in the folder of the run that harvested them.
+    for base in (folder.path, folder.path.parent):
+        file = base / "activations" / name
+        if file.is_file():
+            return Activations.load(file)
+    raise FileNotFoundError(
+        f"{folder.path} has no activations/{name}: its harvest was removed. Measure on other rows with --activations FILE"
+    )

@@ -1,6 +1,8 @@
 """`overtone train`: a dictionary of any model's activations, or of activations in a file."""
 
+import inspect
 from pathlib import Path
+from typing import Any
 
 from overtone.cli.common import MethodName, console, follow, make_method, write_json
 from overtone.cli.rows import Source, new_run, rows_of
@@ -10,8 +12,6 @@ from overtone.metrics.reconstruction import evaluate
 from overtone.report.tables import metrics_table
 from overtone.runs import RunFolder, execute, timestamp
 from overtone.training import Run
-
-INSTEAD_OF_RESUME = "a resumed run keeps all its settings; drop this option, or start a new run without --resume"
 
 
 def train(
@@ -56,7 +56,7 @@ def train(
         activations: a file of activations instead of model, site and text: .npy (rows, d) or .safetensors.
         tensor: which tensor of the safetensors file.
         method: gba steers how often every latent fires; the others are for comparison.
-        l0: (gba, gba-paper) wanted number of active latents per token; solves for the target frequencies.
+        l0: (gba, gba-paper) wanted number of active latents per token; gba meets it, gba-paper stays below.
         groups: (gba, gba-paper) number of frequency groups.
         htf: (gba, gba-paper) highest target frequency.
         ltf: (gba, gba-paper) lowest target frequency.
@@ -79,21 +79,22 @@ def train(
         resume: run folder to go on with; all settings come from it.
         json: write the results to this file.
     """
+    given = locals()
     if resume is not None:
-        _refuse_with_resume(model=model, activations=activations, out=out)
+        _refuse_with_resume(given)
         folder = RunFolder.open(resume)
         rows = rows_of(folder)
     else:
         source = _source(model, site, text, activations, tensor, tokens, context, text_field)
         options = {"l0": l0, "groups": groups, "htf": htf, "ltf": ltf, "frequency": frequency, "k": k}
         chosen = make_method(method, {**options, "coefficient": coefficient})
-        folder, rows = new_run(
-            out or Path("runs") / timestamp(), source,
-            lambda d: Run(
-                method=chosen, latents=latents or expansion * d, steps=steps, batch=batch, lr=lr, warmup=warmup,
-                decay=decay, seed=seed, checkpoint_every=checkpoint_every,
-            ),
-        )  # fmt: skip
+        schedule = {"lr": lr, "warmup": warmup, "decay": decay}
+
+        def make_run(d: int) -> Run:
+            width = expansion * d if latents is None else latents
+            return Run(chosen, width, steps, batch, seed=seed, checkpoint_every=checkpoint_every, **schedule)
+
+        folder, rows = new_run(out or Path("runs") / timestamp(), source, make_run)
     run = folder.run
     follow(execute(folder, ArrayStream(rows.train, run.batch, seed=run.seed)), run, f"Training {run.method.name}")
     result = evaluate(folder.dictionary(), rows.held_out).summary()
@@ -102,10 +103,14 @@ def train(
     write_json(json, {"run": str(folder.path), "method": run.method.name, "metrics": result})
 
 
-def _refuse_with_resume(**given: object) -> None:
-    for name, value in given.items():
-        if value is not None:
-            raise ValueError(f"--{name} {value} together with --resume: {INSTEAD_OF_RESUME}")
+def _refuse_with_resume(given: dict[str, Any]) -> None:
+    """A resumed run keeps its settings; an option that says otherwise is an error and not ignored."""
+    for name, parameter in inspect.signature(train).parameters.items():
+        if name not in ("resume", "json") and given[name] != parameter.default:
+            raise ValueError(
+                f"--{name.replace('_', '-')} {given[name]} together with --resume: a resumed run keeps all its settings; drop "
+                "this option, or start a new run without --resume"
+            )
 
 
 def _source(
@@ -117,10 +122,16 @@ def _source(
             raise ValueError(
                 "--activations gives the rows already; drop --model, --site and --text, or drop --activations"
             )
-        return FileSource(activations, tensor)
+        return FileSource(str(Path(activations).resolve()), tensor)
     missing = [f"--{n}" for n, v in (("model", model), ("site", site), ("text", text)) if v is None]
     if missing or model is None or site is None or text is None:
         raise ValueError(
             f"nothing to train on: {', '.join(missing)} missing; give --model, --site and --text, or --activations FILE"
         )
-    return ModelSource(model, site, text, tokens=tokens, context=context, text_field=text_field)
+    return ModelSource(_located(model), site, _located(text), tokens=tokens, context=context, text_field=text_field)
+
+
+def _located(name: str) -> str:
+    """An existing path as an absolute one, so that the run can be resumed from any folder; other names as they are."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.exists() else name

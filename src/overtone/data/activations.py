@@ -7,10 +7,9 @@ from typing import Any
 
 from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from overtone.files import replace_file
+from overtone.files import replace_file, write_tensors
 
 _FORMAT = "overtone.activations.v1"
 
@@ -67,11 +66,7 @@ class Activations:
         """Write one safetensors file, atomically: a crash leaves the old file or the new. OSError: cannot."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("names", "source")}
         meta = {"format": _FORMAT, "names": json.dumps(self.names), "source": json.dumps(self.source)}
-        contiguous = {k: v.contiguous() for k, v in tensors.items()}
-        try:
-            replace_file(Path(path), lambda file: save_file(contiguous, file, metadata=meta))
-        except (SafetensorError, OSError) as error:
-            raise OSError(f"cannot write activations to {path}: {error}; choose another place") from error
+        replace_file(Path(path), lambda file: write_tensors(file, tensors, meta))
 
     @staticmethod
     def load(path: str | Path) -> "Activations":

@@ -50,9 +50,9 @@ class Captured:
         self.value: Tensor | None = None
 
     def take(self) -> Tensor:
-        """Hand over the tensor and forget it. RuntimeError when the forward pass never reached the site."""
+        """Hand over the tensor and forget it. ValueError when the forward pass never reached the site."""
         if self.value is None:
-            raise RuntimeError(f"the forward pass never called site {self.site!r}; choose a module that it uses")
+            raise ValueError(f"the forward pass never called site {self.site!r}; choose a module that it uses")
         value, self.value = self.value, None
         return value
 

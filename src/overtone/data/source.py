@@ -16,6 +16,8 @@ from overtone.data.models import LanguageModel
 from overtone.data.stream import check_rows
 from overtone.data.text import Document, load_documents, split_documents
 
+CHARACTERS_PER_TOKEN = 8  # more than any usual tokenizer's: reading a little too much costs little
+
 
 class Split(NamedTuple):
     """Rows to train on and rows never trained on."""
@@ -55,14 +57,21 @@ class ModelSource:
     text_field: str | None = None
     compute_dtype: str = "float32"
 
+    def documents(self) -> tuple[list[Document], list[Document]]:
+        """(documents to train on, documents held out). Of a Hub data set only as much as the tokens need is read."""
+        limit = None
+        if self.tokens is not None and self.text.startswith("hub:"):
+            limit = round(CHARACTERS_PER_TOKEN * self.tokens / (1 - self.held_out))
+        documents = load_documents(self.text, text_field=self.text_field, limit_chars=limit)
+        return split_documents(documents, held_out=self.held_out)
+
     def width(self, lm: LanguageModel) -> int:
         """d of the site, from one short text."""
         return harvest(lm, self.site, [Document("probe", "How wide is this site?")], context=self.context).d
 
     def harvest(self, lm: LanguageModel, progress: Progress | None = None) -> Harvested:
         """Read the text with the model; documents are split, so no held-out token has been trained on."""
-        documents = load_documents(self.text, text_field=self.text_field)
-        training, held_out = split_documents(documents, held_out=self.held_out)
+        training, held_out = self.documents()
         limit = None if self.tokens is None else max(1, round(self.tokens * self.held_out / (1 - self.held_out)))
         options: dict[str, Any] = {
             "context": self.context,

@@ -1,5 +1,6 @@
 """Streams of activation rows: what training reads. A stream is endless, seeded, and resumes exactly."""
 
+import hashlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -46,20 +47,26 @@ def check_rows(x: Float[Tensor, "rows d"], source: str, *, allow_zero: bool = Fa
         raise ValueError(f"{source}: activations have shape {tuple(x.shape)}; give a matrix (rows, d)")
     if x.shape[0] == 0:
         raise ValueError(f"{source}: no rows; the text was empty or everything was dropped")
-    # A row's sum of squares is finite and positive exactly when the row is usable: one pass, no masks the size of x.
-    square = torch.linalg.vector_norm(x.float(), dim=1)
-    bad = ~square.isfinite()
+    if x.shape[1] == 0:
+        raise ValueError(f"{source}: activations have width 0; give rows of at least one number")
+    # A row's norm is finite and positive exactly when the row is usable: one pass, no masks the size of x.
+    norm = torch.linalg.vector_norm(x.float(), dim=1)
+    bad, zero = ~norm.isfinite(), norm == 0
     if bad.any():
         row = int(bad.nonzero()[0])
         kind = "NaN" if x[row].isnan().any() else "Inf"
+        if x[row].isfinite().all():
+            raise ValueError(f"{source}: row {row} has values too large for float32; scale the activations down")
         raise ValueError(
             f"{source}: row {row} has {kind} ({int(bad.sum())} of {len(x)} rows do); find out why the model gives "
             "it, or drop these rows"
         )
-    zero = square == 0
     if not allow_zero and zero.any():
+        row = int(zero.nonzero()[0])
+        if (x[row] != 0).any():
+            raise ValueError(f"{source}: row {row} has values too small for float32; scale the activations up")
         raise ValueError(
-            f"{source}: row {int(zero.nonzero()[0])} is all zeros ({int(zero.sum())} of {len(x)} rows are) and has no "
+            f"{source}: row {row} is all zeros ({int(zero.sum())} of {len(x)} rows are) and has no "
             "direction; drop these rows (padding is the usual reason)"
         )
     return x
@@ -107,14 +114,20 @@ class ArrayStream:
 
     def state_dict(self) -> dict[str, Any]:
         """Epoch and position in it."""
-        return {"epoch": self.epoch, "position": self.position, "rows": len(self.x), "seed": self.seed}
+        return {"epoch": self.epoch, "position": self.position, **self._identity()}
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be the same for a position to mean the same; the checksum is of up to 1024 rows spread over all."""
+        some = self.x[:: max(1, len(self.x) // 1024)].float().contiguous()
+        checksum = hashlib.sha256(some.numpy().tobytes()).hexdigest()[:16]
+        return {"rows": len(self.x), "seed": self.seed, "batch": self.batch, "checksum": checksum}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a saved position; the rows and the seed must be those it was saved with."""
-        for name, value in (("rows", len(self.x)), ("seed", self.seed)):
-            if state[name] != value:
+        for name, value in self._identity().items():
+            if state.get(name) != value:
                 raise ValueError(
-                    f"the stream has {name}={value}, the saved position was of {name}={state[name]}; "
+                    f"the stream has {name}={value}, the saved position was of {name}={state.get(name)}; "
                     "resume with the same data and seed"
                 )
         self.epoch, self.position = state["epoch"], state["position"]

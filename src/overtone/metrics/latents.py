@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from overtone import firing
 from overtone.dictionary import Dictionary
 
 
@@ -46,18 +47,18 @@ def latent_stats(dictionary: Dictionary, x: Float[Tensor, "rows d"], *, k: int =
         raise ValueError("no rows to look at")
     m = dictionary.latents
     total, square = torch.zeros(m, dtype=torch.float64), torch.zeros(m, dtype=torch.float64)
-    count, peak = torch.zeros(m, dtype=torch.int64), torch.full((m,), -torch.inf)
+    seen, peak = firing.empty(m), torch.full((m,), -torch.inf)
     top = TopRows(torch.zeros(m, k), torch.full((m, k), -1))
     for start in range(0, len(x), batch):
         codes = dictionary.encode(x[start : start + batch])
-        total += codes.pre.sum(0).double()
-        square += codes.pre.square().sum(0).double()
-        count += (codes.z > 0).sum(0)
+        total += codes.pre.double().sum(0)
+        square += codes.pre.double().square().sum(0)
+        seen = firing.merge(seen, firing.observe(codes.pre, codes.z))
         peak = torch.maximum(peak, codes.pre.amax(0))
         top = _merge_top(top, codes.z, start)
     mean = total / len(x)
     std = (square / len(x) - mean.square()).clamp(min=1e-20).sqrt()
-    return LatentStats(((peak - mean) / std).float(), peak, count / len(x), top)
+    return LatentStats(((peak - mean) / std).float(), peak, seen.frequency, top)
 
 
 def _merge_top(top: TopRows, z: Float[Tensor, "batch latents"], offset: int) -> TopRows:

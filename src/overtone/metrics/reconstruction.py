@@ -1,5 +1,6 @@
 """How well and how sparsely a dictionary reconstructs: one streaming pass, exact under any batching."""
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -30,6 +31,8 @@ class ReconstructionStats(NamedTuple):
         The mean and both sums run over all rows. Invariant to scale and to repeating the data.
         """
         variance = self.square - self.total.square().sum() / self.rows
+        if variance <= 1e-12 * self.square:
+            return math.nan  # one row, or all rows the same: there is no variance to explain
         return float(1 - self.error / variance)
 
     @property

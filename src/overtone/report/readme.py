@@ -53,7 +53,7 @@ TopK at the L0 that GBA ended with. Measured on documents that neither was train
 | `training.png` | reconstruction loss and L0 over training, GBA and TopK |
 | `activations/` | the model's activations with their tokens: what was trained on, and what was held out |
 | `checkpoints/` | the last state of training; a run that was stopped goes on from here |
-| `topk-seed-*/` | the TopK run, in the same layout |
+| `topk-seed-*/` | the TopK run, in the same layout, on the same activations (and `gba-seed-*/` where there were more seeds) |
 
 ## Use it
 
