@@ -27,6 +27,7 @@ def test_mean_of_the_spectrum_is_the_published_one(htf: float, mean: float):
     ltf=st.none() | st.just(1e-5),
 )
 def test_the_l0_dial_solves_for_the_spectrum(latents: int, groups: int, share: float, ltf: float | None):
+    ltf = ltf if groups > 1 else None
     spectrum = Spectrum(groups=groups, l0=share * latents, ltf=ltf)
     targets = spectrum.targets(latents)
     assert targets.double().sum() == pytest.approx(share * latents, rel=1e-5)
@@ -53,6 +54,9 @@ def test_groups_are_even_and_cover_all_latents(latents: int, data: st.DataObject
         ({"ltf": 0.0}, "ltf=0.0 is a frequency"),
         ({"l0": -1}, "l0=-1 must be positive"),
         ({"l0": 3, "htf": 0.5}, "drop one of them"),
+        ({"htf": 5e-4}, r"must be above ltf=0\.001 \(the default\)"),
+        ({"groups": 1, "ltf": 0.1}, "one group has one frequency"),
+        ({"l0": float("nan")}, "l0=nan must be positive"),
         ({"groups": 0}, "groups=0 must be at least 1"),
     ],
 )

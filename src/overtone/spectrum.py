@@ -35,6 +35,8 @@ class Spectrum:
     def __post_init__(self):
         if self.groups < 1:
             raise ValueError(f"groups={self.groups} must be at least 1")
+        if self.groups == 1 and self.ltf is not None:
+            raise ValueError(f"ltf={self.ltf} is given, but one group has one frequency; give htf or l0 alone")
         if self.htf is not None and self.l0 is not None:
             raise ValueError(
                 f"htf={self.htf} and l0={self.l0} both given: L0 decides the highest frequency; drop one of them"
@@ -50,10 +52,8 @@ class Spectrum:
     def _check_order(self) -> None:
         htf, ltf = self.htf or PAPER_HTF, self.ltf or PAPER_LTF
         if htf <= ltf:
-            names = [
-                f"htf={htf:g}" + ("" if self.htf else " (the default)"),
-                f"ltf={ltf:g}" + ("" if self.ltf else " (the default)"),
-            ]
+            default = " (the default)"
+            names = (f"htf={htf:g}{'' if self.htf else default}", f"ltf={ltf:g}{'' if self.ltf else default}")
             raise ValueError(
                 f"{names[0]} must be above {names[1]}: the spectrum falls from the highest to the lowest target frequency; "
                 "give both, or use groups=1 (`ba`) for a single frequency"

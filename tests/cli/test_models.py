@@ -1,6 +1,7 @@
 """The verbs that read language models, on tiny ones saved to disk and on the quickstart's own."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,7 @@ def test_from_text_to_downstream(kind: str, score: str, call, folder: Path):
     status, _, err = call("evaluate", "run", "--downstream", "--contexts", 8, "--json", "e.json")
     assert status == 0, err
     metrics = json.loads((folder / "e.json").read_text())["metrics"]
-    assert metrics[score] <= 1
+    assert math.isfinite(metrics[score]), "of a random model, so the value itself says nothing"
     trained = json.loads((folder / "t.json").read_text())["metrics"]
     assert trained == {k: metrics[k] for k in trained}
 
