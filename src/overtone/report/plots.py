@@ -66,7 +66,7 @@ def spectrum(frequency: Sequence[float], target: Sequence[float], path: Path, *,
         )
         axes.set(xscale="log", yscale="log", xlabel="target frequency of the group", ylabel="frequency reached")
         axes.set_title(title)
-        axes.legend(frameon=False, loc="upper left", markerscale=1.6)
+        axes.legend(frameon=False, loc="lower right", markerscale=1.6)
         figure.savefig(path)
         plt.close(figure)
 
