@@ -1,6 +1,6 @@
 """What each part of the default GBA does for recovery: take one out at a time, on the paper's imbalanced set.
 
-    python benchmarks/ablation.py [--seeds 3] [--law constant] [--steps 3000] [--json PATH]
+    python benchmarks/ablation.py [--seeds 3] [--law constant] [--steps 3000] [--only "default" …] [--json PATH]
 
 Prints FRR at 0.8 / 0.9 at the end of training and the best FRR at 0.9 seen on the way, which no run knows of.
 """
@@ -73,16 +73,22 @@ def score(job: tuple[str, int, CoefficientLaw, int]) -> dict:
 
 
 def main(
-    seeds: int = 3, seed: int = 0, law: CoefficientLaw = "uniform", steps: int = 3000, json: Path | None = None
+    seeds: int = 3,
+    seed: int = 0,
+    law: CoefficientLaw = "uniform",
+    steps: int = 3000,
+    only: tuple[str, ...] = (),
+    json: Path | None = None,
 ) -> None:
-    jobs = [(name, s, law, steps) for name in variants() for s in range(seed, seed + seeds)]
+    names = only or tuple(variants())
+    jobs = [(name, s, law, steps) for name in names for s in range(seed, seed + seeds)]
     with ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn")) as pool:
         results = list(pool.map(score, jobs))
     table = Table(title=f"Imbalanced set, {law} coefficients, {steps} steps, {seeds} seeds")
     table.add_column("variant")
     for column in ("FRR 0.8 (%)", "FRR 0.9 (%)", "best 0.9 on the way", "expl. var."):
         table.add_column(column, justify="right")
-    for name in variants():
+    for name in names:
         paths = [r["path"] for r in results if r["variant"] == name]
         table.add_row(
             name,

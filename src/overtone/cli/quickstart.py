@@ -137,16 +137,17 @@ def _score(
             "recovered_zero": embedding[name].recovered_zero,
             "train_seconds": trained.seconds,
         }
-    result[NAMES[0]] |= spectrum_held(pair[0].folder.run, pair[0].held_out)
+    # Frequencies are steered on the rows trained on; held-out documents have frequencies of their own.
+    result[NAMES[0]] |= spectrum_held(pair[0].folder.run, reconstruction(pair[0].dictionary, rows.train.x))
     return result
 
 
-def spectrum_held(run: Run, held_out: ReconstructionStats) -> dict[str, float]:
+def spectrum_held(run: Run, stats: ReconstructionStats) -> dict[str, float]:
     """How well frequencies keep to their targets, over alive latents."""
     spectrum = run.method.spectrum
     assert spectrum is not None
     targets = spectrum.targets(run.latents)
-    frequency, alive = held_out.firing.frequency, held_out.firing.alive
+    frequency, alive = stats.firing.frequency, stats.firing.alive
     over = alive & (frequency > targets)
     within = (frequency <= OVER * targets)[over]
     return {

@@ -15,7 +15,7 @@ COLUMNS = {
     "recovered_zero": ("… vs zero-ablation", "{:.3f}"),
     "ce_recovered_mean": ("loss recovered vs mean-ablation", "{:.3f}"),
     "ce_recovered_zero": ("… vs zero-ablation", "{:.3f}"),
-    "over_target": ("latents above their target", "{:.1%}"),
+    "over_target": ("latents above their target (training rows)", "{:.1%}"),
     "over_target_within_1.5": ("… of these, within 1.5 × of it", "{:.1%}"),
     "train_seconds": ("training (s)", "{:.0f}"),
 }
