@@ -1,11 +1,13 @@
 """overtone: train, prove and explain sparse dictionaries of neural networks' activations."""
 
-__version__ = "0.1.0"
-
 from overtone.checkpoint import CheckpointError, load, save
 from overtone.data.activations import Activations
+from overtone.data.exchange import export_rows, import_rows, merge_stores
 from overtone.data.harvest import harvest
 from overtone.data.models import LanguageModel, load_model
+from overtone.data.shards import StoreError
+from overtone.data.shuffle import StoreStream
+from overtone.data.store import Store
 from overtone.data.stream import ArrayStream, Batch, Stream
 from overtone.data.synthetic import FreshStream, SparseMixture, imbalanced
 from overtone.data.text import Document, load_documents, split_documents
@@ -21,6 +23,7 @@ from overtone.runs import RunFolder, execute, fit
 from overtone.selection import JumpReLU, ReLU, Selection, SmoothReLU, TopK
 from overtone.spectrum import Spectrum
 from overtone.training import Record, Run, TrainState, start, train
+from overtone.version import __version__
 
 __all__ = [
     "L1",
@@ -53,24 +56,31 @@ __all__ = [
     "SmoothReLU",
     "SparseMixture",
     "Spectrum",
+    "Store",
+    "StoreError",
+    "StoreStream",
     "Stream",
     "TopK",
     "TrainState",
     "UnitNorm",
+    "__version__",
     "adapt_bias",
     "ba",
     "evaluate",
     "execute",
+    "export_rows",
     "fit",
     "gba",
     "gba_paper",
     "harvest",
     "imbalanced",
+    "import_rows",
     "l1",
     "latent_stats",
     "load",
     "load_documents",
     "load_model",
+    "merge_stores",
     "modified_ba",
     "recovery",
     "save",

@@ -13,12 +13,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from overtone import __version__, checkpoint, config
+from overtone import checkpoint, config
 from overtone.data.stream import ArrayStream, Stream
 from overtone.dictionary import Dictionary
 from overtone.files import replace_text
 from overtone.method import Method, gba
 from overtone.training import Record, Run, TrainState, start, train
+from overtone.version import __version__
 
 CONFIG, RECORDS, DICTIONARY = "config.json", "records.jsonl", "dictionary"
 

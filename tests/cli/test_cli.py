@@ -165,7 +165,7 @@ def test_recover_in_worker_processes(tmp_path: Path):
     assert all(set(r["frr"]) == {"0.8", "0.9"} and r["seconds"] > 0 for r in result["results"])
 
 
-@pytest.mark.parametrize("verb", ["quickstart", "recover", "train", "evaluate"])
+@pytest.mark.parametrize("verb", ["quickstart", "recover", "harvest", "train", "evaluate"])
 def test_help_explains_every_option(verb: str, tmp_path: Path):
     done = command(verb, "--help", cwd=tmp_path, COLUMNS="200")
     assert done.returncode == 0

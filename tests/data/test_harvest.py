@@ -8,8 +8,8 @@ import torch
 transformers = pytest.importorskip("transformers", reason='needs pip install "overtone[lm]"')
 tokenizers = pytest.importorskip("tokenizers", reason='needs pip install "overtone[lm]"')
 
-from overtone.data.activations import Activations  # noqa: E402
-from overtone.data.harvest import contexts_of, harvest  # noqa: E402
+from overtone.data.contexts import contexts_of  # noqa: E402
+from overtone.data.harvest import harvest  # noqa: E402
 from overtone.data.models import load_model  # noqa: E402
 from overtone.data.sites import submodule  # noqa: E402
 from overtone.data.text import Document, load_documents  # noqa: E402
@@ -150,51 +150,6 @@ def test_snippets_decode_within_the_context(lm):
     assert a.snippet(7, lm.tokenizer) == ("", "eight", " nine")
     with pytest.raises(IndexError, match="row 9 is out of range; there are rows 0 to 8"):
         a.snippet(9, lm.tokenizer)
-
-
-def test_save_and_load_round_trip(lm, docs, tmp_path):
-    a = harvest(lm, "resid.1", docs, context=12)
-    path = tmp_path / "a.safetensors"
-    a.save(path)
-    a.save(path)  # over the old one
-    b = Activations.load(path)
-    for name in ("x", "token_ids", "doc_ids", "position", "context"):
-        assert torch.equal(getattr(a, name), getattr(b, name))
-        assert getattr(a, name).dtype == getattr(b, name).dtype
-    assert (a.names, a.source) == (b.names, b.source)
-    assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
-
-
-def test_a_failed_save_keeps_the_old_file(lm, docs, tmp_path, monkeypatch):
-    a = harvest(lm, "resid.1", docs, context=12)
-    path = tmp_path / "a.safetensors"
-    a.save(path)
-    before = path.read_bytes()
-
-    def full(*args, **kwargs):
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(OSError, match=r"cannot write .*nowhere"):
-        a.save(tmp_path / "nowhere" / "a.safetensors")
-    monkeypatch.setattr("overtone.files.save_file", full)
-    with pytest.raises(OSError, match="No space left"):
-        a.save(path)
-    assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
-
-
-def test_foreign_and_truncated_files_are_refused(lm, docs, tmp_path):
-    from safetensors.torch import save_file
-
-    path = tmp_path / "a.safetensors"
-    save_file({"x": torch.zeros(2, 2)}, path)
-    with pytest.raises(ValueError, match="is not a harvest"):
-        Activations.load(path)
-    harvest(lm, "resid.1", docs).save(path)
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="truncated"):
-        Activations.load(path)
-    with pytest.raises(FileNotFoundError):
-        Activations.load(tmp_path / "none.safetensors")
 
 
 @pytest.fixture

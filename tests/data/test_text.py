@@ -1,118 +1,13 @@
+import gzip
 import json
-import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from overtone.data import text
-from overtone.data.text import Document, load_documents, split_documents
+from overtone.data.text import Document, is_held_out, iter_documents, load_documents, split_documents
 
 WIKITEXT = Path(__file__).parents[2].parent / "shared" / "data" / "text" / "wikitext2"
-
-
-@pytest.fixture(scope="module")
-def docs():
-    return load_documents("stdlib-docs")
-
-
-def test_stdlib_docs_are_prose_in_a_fixed_order(docs):
-    assert docs == load_documents("stdlib-docs")
-    assert sum(len(d.text) for d in docs) > 1_000_000
-    assert len({d.name for d in docs}) == len(docs)
-    names = {d.name for d in docs}
-    assert {"argparse", "argparse.ArgumentParser", "topics.assert"} <= names
-    assert not any(n.startswith(("test.", "lib2to3", "site-packages")) for n in names)
-    assert min(len(d.text) for d in docs) >= text.MIN_DOCSTRING
-
-
-def test_stdlib_docs_hold_no_docstring_twice(docs):
-    blocks = [d.text for d in docs]
-    assert len(set(blocks)) == len(blocks)
-
-
-def test_stdlib_docs_are_a_fair_sample_at_any_prefix(docs):
-    topics = [d.name.startswith("topics.") for d in docs]
-    half = len(docs) // 2
-    assert 0.25 < sum(topics[:half]) / sum(topics) < 0.75
-    assert [d.name for d in docs] != sorted(d.name for d in docs)
-
-
-def test_stdlib_is_read_without_importing_it():
-    assert "turtledemo.chaos" not in sys.modules and "antigravity" not in sys.modules
-
-
-def test_stdlib_source_is_code_in_parts():
-    docs = load_documents("stdlib-source", limit_chars=500_000)
-    assert docs == load_documents("stdlib-source", limit_chars=500_000)
-    assert sum(len(d.text) for d in docs) == 500_000
-    assert any("def " in d.text for d in docs) and max(len(d.text) for d in docs) <= text.PART
-
-
-def test_docstrings_go_to_their_module_or_class():
-    lines = [
-        '"""Module."""',
-        "def f():",
-        '    """F',
-        '       is."""',
-        "if 1:",
-        "    class C:",
-        '        """C."""',
-    ]
-    source = "\n".join([*lines, '        def m(self): "M."'])
-    assert text._docstrings(source, "mod") == {"mod": ["Module.", "F\nis."], "mod.C": ["C.", "M."]}
-    assert text._docstrings("def broken(", "mod") == {}
-
-
-def test_a_text_file_and_its_long_parts(tmp_path):
-    path = tmp_path / "book.txt"
-    path.write_text("A short text.", encoding="utf-8")
-    assert load_documents(path) == [Document("book.txt", "A short text.")]
-    paragraphs = "\n\n".join(f"Paragraph {i}. " + "word " * 200 for i in range(100))
-    path.write_text(paragraphs, encoding="utf-8")
-    docs = load_documents(str(path))
-    assert len(docs) > 4 and docs[1].name == "book.txt#1"
-    assert all(d.text.startswith("Paragraph") and len(d.text) <= text.PART for d in docs)
-    assert "".join("".join(d.text.split()) for d in docs) == "".join(paragraphs.split())
-
-
-def test_a_long_text_without_borders_is_cut_hard(tmp_path):
-    (tmp_path / "a.txt").write_text("x" * (2 * text.PART + 5))
-    assert [len(d.text) for d in load_documents(tmp_path / "a.txt")] == [text.PART, text.PART, 5]
-
-
-def test_bad_utf8_names_file_and_byte(tmp_path):
-    path = tmp_path / "latin.txt"
-    path.write_bytes(b"caf\xe9 au lait")
-    with pytest.raises(ValueError, match=r"latin\.txt is not utf-8 text: byte 0xe9 at position 3"):
-        load_documents(path)
-
-
-def test_json_and_jsonl(tmp_path):
-    (tmp_path / "a.json").write_text(json.dumps(["one", {"story": "two"}, {"body": 1, "content": "three"}]))
-    assert [d.text for d in load_documents(tmp_path / "a.json")] == ["one", "two", "three"]
-    (tmp_path / "b.jsonl").write_text('{"body": "x\\u2028y"}\n\n{"body": "z"}\n')
-    found = load_documents(tmp_path / "b.jsonl", text_field="body")
-    assert found == [Document("b.jsonl[0]", "x\u2028y"), Document("b.jsonl[1]", "z")]
-    with pytest.raises(ValueError, match=r"record 0 has no text under text / story / content \(found: \['body'\]\)"):
-        load_documents(tmp_path / "b.jsonl")
-
-
-@pytest.mark.parametrize(("content", "message"), [("{", "not valid JSON"), ('{"text": "a"}', "holds a JSON dict")])
-def test_wrong_json_is_named(tmp_path, content, message):
-    (tmp_path / "a.json").write_text(content)
-    with pytest.raises(ValueError, match=message):
-        load_documents(tmp_path / "a.json")
-
-
-def test_a_folder_is_read_recursively_in_order(tmp_path):
-    (tmp_path / "sub").mkdir()
-    (tmp_path / ".git").mkdir()
-    (tmp_path / ".git" / "x.txt").write_text("hidden")
-    (tmp_path / "sub" / "c.py").write_text("c = 1")
-    (tmp_path / "b.md").write_text("b")
-    (tmp_path / "a.txt").write_text("a")
-    (tmp_path / "image.png").write_bytes(b"\x89PNG\0\0\0")
-    assert [d.name for d in load_documents(tmp_path)] == ["a.txt", "b.md", "sub/c.py"]
 
 
 @pytest.mark.parametrize("content", ["", "  \n\t "])
@@ -130,34 +25,6 @@ def test_unknown_sources_offer_near_matches(tmp_path):
         load_documents(tmp_path / "stori.txt")
     with pytest.raises(FileNotFoundError, match="Did you mean stdlib-docs"):
         load_documents("stdlib-doc")
-
-
-def test_hub_without_network_is_a_clear_error(monkeypatch):
-    datasets = pytest.importorskip("datasets")
-
-    def refuse(*args, **kwargs):
-        raise ConnectionError("no network")
-
-    monkeypatch.setattr(datasets, "load_dataset", refuse)
-    with pytest.raises(FileNotFoundError, match=r"data set 'some/set' \(config small, split 'test'\).*no network"):
-        load_documents("hub:some/set:small", split="test")
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ImportError, match=r'pip install "overtone\[lm\]"'):
-        load_documents("hub:some/set")
-
-
-def test_hub_records_are_documents(monkeypatch):
-    datasets = pytest.importorskip("datasets")
-    calls = []
-
-    def give(*args, **kwargs):
-        calls.append((args, kwargs))
-        return [{"text": "abc"}, {"text": ""}, {"text": "defg"}]
-
-    monkeypatch.setattr(datasets, "load_dataset", give)
-    assert load_documents("hub:a/b") == [Document("a/b[0]", "abc"), Document("a/b[2]", "defg")]
-    assert load_documents("hub:a/b", limit_chars=4)[1].text == "d"
-    assert [k["streaming"] for _, k in calls] == [False, True]
 
 
 def test_limit_must_be_positive():
@@ -188,6 +55,107 @@ def test_split_leaves_both_sides_something():
         split_documents(two, held_out=1.5)
     with pytest.raises(ValueError, match="no documents"):
         split_documents([])
+
+
+TEXTS = ["one", None, "two", " \n", "three", "", "\u00e9\u2028four", "five"]
+SOURCES = ["text", "book", "jsonl", "json", "parquet", "gzip", "folder", "hub", "list"]
+
+
+def _write_parquet(path, columns, **options):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    pq.write_table(pa.table(columns), path, **options)
+
+
+@pytest.fixture
+def source(request, tmp_path, monkeypatch):
+    """Every kind of source, with empty documents among the others."""
+    root = tmp_path / "root"
+    (root / "sub").mkdir(parents=True)
+    records = [{"text": t} for t in TEXTS]
+    (root / "a.txt").write_text("A text.")
+    (root / "book.md").write_text("\n\n".join(f"Paragraph {i}. " + "word " * 300 for i in range(60)) + "\n" * 50_000)
+    (root / "c.jsonl").write_text("\n".join(map(json.dumps, records)))
+    (root / "d.json").write_text(json.dumps(records))
+    (root / "e.jsonl.gz").write_bytes(gzip.compress((root / "c.jsonl").read_bytes()))
+    (root / "f.bin").write_bytes(b"\0")
+    if request.param in ("parquet", "folder", "hub", "list"):
+        _write_parquet(root / "sub" / "train-0.parquet", {"id": range(len(TEXTS)), "text": TEXTS}, row_group_size=3)
+        _write_parquet(root / "sub" / "train-1.parquet", {"text": ["six", None, "seven"]})
+    if request.param == "hub":
+        datasets = pytest.importorskip("datasets")
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    return {
+        "text": root / "a.txt",
+        "book": str(root / "book.md"),
+        "jsonl": root / "c.jsonl",
+        "json": root / "d.json",
+        "parquet": root / "sub" / "train-0.parquet",
+        "gzip": root / "e.jsonl.gz",
+        "folder": root,
+        "hub": f"hub:{root / 'sub'}",  # the real package datasets, reading a local folder as it reads a Hub one
+        "list": [root / "c.jsonl", str(root / "sub"), root / "c.jsonl"],
+    }[request.param]
+
+
+@pytest.mark.parametrize("source", SOURCES, indirect=True)
+def test_iterating_gives_what_loading_gives(source):
+    docs = list(iter_documents(source))
+    assert docs == load_documents(source) and all(d.text.strip() for d in docs)
+    assert len({d.name for d in docs}) == len(docs)
+
+
+@pytest.mark.parametrize("source", SOURCES, indirect=True)
+def test_skipping_n_gives_the_documents_from_n_on(source):
+    docs = list(iter_documents(source))
+    assert docs
+    for n in range(len(docs) + 2):
+        assert list(iter_documents(source, skip=n)) == docs[n:]
+
+
+def test_skip_must_not_be_negative(tmp_path):
+    with pytest.raises(ValueError, match="skip=-1 must be at least 0"):
+        iter_documents(tmp_path, skip=-1)
+
+
+@pytest.mark.parametrize("source", ["parquet"], indirect=True)
+def test_parquet_nulls_are_empty_and_numbered(source):
+    names = [d.name for d in iter_documents(source)]
+    assert names == [f"train-0.parquet[{i}]" for i in (0, 2, 4, 6, 7)]
+
+
+@pytest.mark.parametrize("source", ["folder"], indirect=True)
+def test_a_folder_holds_texts_records_and_parquet_shards(source):
+    files = [d.name.partition("[")[0].partition("#")[0] for d in iter_documents(source)]
+    shards = ["sub/train-0.parquet", "sub/train-1.parquet"]
+    assert list(dict.fromkeys(files)) == ["a.txt", "book.md", "c.jsonl", "d.json", "e.jsonl.gz", *shards]
+
+
+def test_several_sources_are_read_in_their_order(tmp_path):
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "b.txt").write_text("b")
+    sources = (tmp_path / "b.txt", str(tmp_path / "a.txt"))
+    assert list(iter_documents(sources)) == [Document("0:b.txt", "b"), Document("1:a.txt", "a")]
+    assert list(iter_documents(sources[:1])) == list(iter_documents(sources[0]))
+    with pytest.raises(FileNotFoundError, match="no text source"):  # before the first is read, not after it
+        iter_documents([*sources, tmp_path / "absent.txt"])
+    with pytest.raises(ValueError, match="list of text sources is empty"):
+        iter_documents([])
+
+
+def test_held_out_is_decided_by_number_and_seed():
+    first = {seed: [n for n in range(60) if is_held_out(n, 0.1, seed)] for seed in (0, 1)}
+    assert first == {0: [9, 17, 23, 39, 42, 50], 1: [0, 13, 23, 31, 43, 50]}
+    for share in (0.0, 0.01, 0.07, 0.1, 0.5, 0.8, 0.99):
+        held = [is_held_out(n, share) for n in range(20_000)]
+        for count in (1, 7, 10, 333, 20_000):
+            assert abs(sum(held[:count]) - count * share) <= 1
+    both = sum(is_held_out(n, 0.5, 0) and is_held_out(n, 0.5, 1) for n in range(20_000))
+    assert abs(both - 5000) < 250  # seeds choose independently
+    places = torch.tensor([n % 10 for n in range(50_000) if is_held_out(n, 0.1)]).bincount(minlength=10)
+    assert float((places - 500).abs().max()) < 4 * (500 * 0.9) ** 0.5  # any of the ten is as likely
+    for share in (-0.1, 1.0, float("nan")):
+        with pytest.raises(ValueError, match=f"share={share} must be in"):
+            is_held_out(0, share)
 
 
 @pytest.mark.skipif(not WIKITEXT.exists(), reason="../shared/data is absent")

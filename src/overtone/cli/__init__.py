@@ -13,8 +13,11 @@ def main() -> None:
 
     from overtone import __version__
     from overtone.cli.evaluate import evaluate
+    from overtone.cli.harvest import harvest
     from overtone.cli.quickstart import quickstart
     from overtone.cli.recover import recover
+    from overtone.cli.store import VERBS as STORE
+    from overtone.cli.store import store
     from overtone.cli.train import train
 
     if sys.argv[1:] == ["--version"]:
@@ -23,11 +26,16 @@ def main() -> None:
     verbs: dict[str, Any] = {
         "quickstart": quickstart,
         "recover": recover,
+        "harvest": harvest,
+        "store": store,
         "train": train,
         "evaluate": evaluate,
     }
+    name, words, about = "overtone", sys.argv[1:], __import__("overtone").__doc__
+    if words[:1] == ["store"]:
+        verbs, name, words, about = STORE, "overtone store", words[1:], store.__doc__
     try:
-        tyro.extras.subcommand_cli_from_dict(verbs, prog="overtone", description=__import__("overtone").__doc__)
+        tyro.extras.subcommand_cli_from_dict(verbs, prog=name, description=about, args=words)
     except KeyboardInterrupt:
         sys.exit(130)
     except EXPECTED as error:

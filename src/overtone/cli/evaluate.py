@@ -1,76 +1,101 @@
 """`overtone evaluate`: the metrics of a trained dictionary on rows it has not seen."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import tyro
+from torch import Tensor
 
 from overtone import checkpoint
 from overtone.cli.common import console, write_json
-from overtone.cli.rows import HELD_OUT, TRAIN, harvested, held_out_of, source_of
-from overtone.data.models import load_model
-from overtone.data.source import ModelSource, read_matrix
-from overtone.data.stream import check_rows
+from overtone.cli.rows import EVALUATED, held_out_documents, model_of, open_store, source_of
+from overtone.data.source import FileSource, StoreSource, read_matrix
+from overtone.data.store import HELD_OUT, Store
+from overtone.data.stream import Batch, check_rows
 from overtone.dictionary import Dictionary
 from overtone.metrics import downstream as metrics
 from overtone.metrics.reconstruction import evaluate as reconstruction
 from overtone.report.tables import metrics_table
 from overtone.runs import RunFolder
+from overtone.seeds import generator
 
 
 def evaluate(
     run: Annotated[Path, tyro.conf.Positional],
     activations: Path | None = None,
     tensor: str | None = None,
+    store: Path | None = None,
+    site: str | None = None,
     downstream: bool = False,
     contexts: int = 64,
+    rows: int = EVALUATED,
     seed: int = 0,
     json: Path | None = None,
 ) -> None:
     """Measure a trained dictionary on held-out data: explained variance, L0, alive share, and what the model loses.
 
     Args:
-        run: a run folder, or a folder with a dictionary (then give --activations).
-        activations: rows to measure on instead of the run's own held-out ones: .npy or .safetensors.
-        tensor: which tensor of the safetensors file.
+        run: a run folder, or a folder with a dictionary (then give --activations or --store).
+        activations: rows to measure on instead of the run's own held-out ones: .npy, .safetensors or .parquet.
+        tensor: which tensor of the safetensors file, or column of the Parquet file.
+        store: a store whose held-out rows to measure on instead.
+        site: which site of that store.
         downstream: also run the model with reconstructions in place of its activations (embedding or loss recovered).
         contexts: how many pieces of held-out text for that.
-        seed: of the choice of rows, where something is drawn at random (nothing is, so far).
+        rows: how many rows to measure on, at most.
+        seed: of the sample of rows, where there are more.
         json: write the results to this file.
     """
+    if rows < 1:
+        raise ValueError(f"rows={rows} must be at least 1")
     dictionary = checkpoint.load(run)
-    if activations is not None:
-        rows, where = (
-            check_rows(read_matrix(activations, tensor), str(activations), allow_zero=True),
-            str(activations),
-        )
-    else:
-        rows, where = held_out_of(RunFolder.open(run)), "the run's held-out rows"
-    if rows.shape[1] != dictionary.d:
-        raise ValueError(f"{where} have width {rows.shape[1]}, the dictionary was trained on d={dictionary.d}")
-    result: dict[str, Any] = reconstruction(dictionary, rows).summary()
+    batches, where, d = _rows(run, activations, tensor, store, site, rows, seed)
+    if d != dictionary.d:
+        raise ValueError(f"{where} have width {d}, the dictionary was trained on d={dictionary.d}")
+    result: dict[str, Any] = reconstruction(dictionary, batches).summary()
     if downstream:
         result |= _downstream(dictionary, RunFolder.open(run), contexts)
-    console.print(metrics_table({run.name: result}, f"{len(rows):,} rows: {where}"))
+    console.print(metrics_table({run.name: result}, f"{result['rows']:,} rows: {where}"))
     write_json(json, {"run": str(run), "rows": where, "metrics": result})
+
+
+def _rows(
+    run: Path, activations: Path | None, tensor: str | None, store: Path | None, site: str | None, rows: int, seed: int
+) -> tuple[Iterable[Tensor | Batch], str, int]:
+    """(the rows to measure on, what they are, their width)."""
+    if activations is not None:
+        x = check_rows(read_matrix(activations, tensor), str(activations), allow_zero=True)
+        if len(x) > rows:
+            x = x[torch.randperm(len(x), generator=generator(seed, "sample of a file"))[:rows]]
+        return x.split(1024), f"rows of {activations}", x.shape[1]
+    if store is not None:
+        opened = Store(store)
+        name = opened.site(site)
+        return opened.batches(name, HELD_OUT, limit=rows, seed=seed), f"held-out rows of {store}", opened.sites[name]
+    folder = RunFolder.open(run)
+    source = source_of(folder)
+    if isinstance(source, FileSource):
+        x = source.split().held_out[:rows]
+        return x.split(1024), "the run's held-out rows", x.shape[1]
+    opened = open_store(folder)
+    batches = opened.batches(source.site, HELD_OUT, target=source.target, limit=rows, seed=seed)
+    return batches, "the run's held-out rows", opened.sites[source.site]
 
 
 def _downstream(dictionary: Dictionary, folder: RunFolder, contexts: int) -> dict[str, float]:
     """Loss recovered for causal models, embedding recovered for the others, on the run's held-out documents."""
     source = source_of(folder)
-    if not isinstance(source, ModelSource):
+    if not isinstance(source, StoreSource):
         raise ValueError(
             "--downstream needs the model; this run was trained on a file of activations. Drop --downstream"
         )
-    lm = load_model(source.model)
-    # By name and not by splitting again: text that has changed since must not put training documents here.
-    names = set(harvested(folder, HELD_OUT).names)
-    training, held_out = source.documents()
-    documents = [document for document in (*held_out, *training) if document.name in names]
-    if not documents:
-        raise ValueError(f"{source.text} no longer has the documents that were held out; restore the text of the run")
-    mean = harvested(folder, TRAIN).x.mean(0)
-    options: dict[str, Any] = {"contexts": contexts, "context": source.context}
+    store = open_store(folder)
+    lm, plan = model_of(store)
+    documents = held_out_documents(store, plan, contexts)
+    mean = store.mean(source.site)
+    options: dict[str, Any] = {"contexts": contexts, "context": plan.context}
     if metrics.predicts_tokens(lm):
         found = metrics.loss_recovered(
             lm, source.site, documents, {"dictionary": dictionary.reconstruct}, mean, **options

@@ -4,19 +4,22 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rich.markup import escape
 from rich.table import Table
 
 from overtone import recipes
 from overtone.cli.common import console, follow, write_json
-from overtone.cli.rows import harvest_into
+from overtone.cli.rows import ACTIVATIONS, check_plan, harvest_with_held_out, held_out_documents, rows_of
+from overtone.cli.train import located
 from overtone.config import to_json
 from overtone.data.activations import Activations
+from overtone.data.filling import Plan
 from overtone.data.models import LanguageModel, load_model
-from overtone.data.source import Harvested, ModelSource
-from overtone.data.stream import ArrayStream
+from overtone.data.source import StoreSource
+from overtone.data.store import HELD_OUT, TRAIN
+from overtone.data.text import Document
 from overtone.dictionary import Dictionary
 from overtone.method import topk
 from overtone.metrics.downstream import embedding_recovered
@@ -34,6 +37,7 @@ OVER = 1.5
 EXAMPLES, SNIPPETS, TOP_ROWS = 8, 4, 16
 LEFT, RIGHT = 28, 16  # characters shown around a token, so that a line fits a narrow terminal
 CONTEXTS = 64
+SITE = "resid.3"
 
 
 def quickstart(
@@ -65,17 +69,18 @@ def quickstart(
         raise ValueError(f"seeds={seeds} must be at least 1")
     path = out or Path("runs") / f"quickstart-{timestamp()}"
     began = time.perf_counter()
-    source = ModelSource("minilm", "resid.3", text, tokens=tokens, compute_dtype="bfloat16")
-    lm = load_model(source.model)
+    plan = Plan("minilm", (SITE,), (located(text),), tokens, compute_dtype="bfloat16")
+    lm = load_model(plan.model)
     # Settings, text and folder are checked before the long part, and in this order: an error leaves nothing behind.
-    run = recipes.quickstart(l0, d=source.width(lm), steps=steps, seed=seed)
-    source.documents()
+    run = recipes.quickstart(l0, d=check_plan(lm, plan)[SITE], steps=steps, seed=seed)
     claim_folder(path)
-    rows = harvest_into(path, source, lm)
-    pairs = [_train_pair(path, rows, source, replace(run, seed=s), first=s == seed) for s in range(seed, seed + seeds)]
+    harvested = harvest_with_held_out(path / ACTIVATIONS, plan, lm)
+    rows = Harvested(harvested.activations(split=TRAIN), harvested.activations(split=HELD_OUT))
+    pairs = [_train_pair(path, rows, replace(run, seed=s), first=s == seed) for s in range(seed, seed + seeds)]
+    documents = held_out_documents(harvested, plan, CONTEXTS)
     results: dict[str, dict[str, list[float]]] = {name: {} for name in NAMES}
     for pair in pairs:
-        for name, metrics in _score(lm, source, rows, pair).items():
+        for name, metrics in _score(lm, documents, rows, pair).items():
             for key, value in metrics.items():
                 results[name].setdefault(key, []).append(value)
     title = f"MiniLM resid.3 on {text}"
@@ -90,6 +95,13 @@ def quickstart(
     write_json(json, {"text": text, "l0": l0, "seeds": seeds, "folder": str(path), "results": results})
 
 
+class Harvested(NamedTuple):
+    """Activations of the documents trained on and of documents never trained on."""
+
+    train: Activations
+    held_out: Activations
+
+
 class Trained(NamedTuple):
     """A finished run and how it does on held-out rows."""
 
@@ -99,36 +111,33 @@ class Trained(NamedTuple):
     seconds: float
 
 
-def _train_pair(path: Path, rows: Harvested, source: ModelSource, run: Run, first: bool) -> tuple[Trained, Trained]:
+def _train_pair(path: Path, rows: Harvested, run: Run, first: bool) -> tuple[Trained, Trained]:
     """GBA, then TopK with as many active latents as GBA ended with."""
-    data = {"source": to_json(source)}
     # The first seed's GBA is the run that the folder is about; everything else goes into folders below it.
-    gba = _train(path if first else path / f"gba-seed-{run.seed}", rows, run, data)
+    gba = _train(path, "" if first else f"gba-seed-{run.seed}", rows, run)
     k = max(1, round(gba.held_out.l0))
-    rival = _train(path / f"topk-seed-{run.seed}", rows, replace(run, method=topk(k)), data)
-    return gba, rival
+    return gba, _train(path, f"topk-seed-{run.seed}", rows, replace(run, method=topk(k)))
 
 
-def _train(path: Path, rows: Harvested, run: Run, data: dict[str, Any]) -> Trained:
-    path.mkdir(parents=True, exist_ok=True)
-    folder = RunFolder.create(path, run, data)
+def _train(path: Path, name: str, rows: Harvested, run: Run) -> Trained:
+    (path / name).mkdir(exist_ok=True)
+    source = StoreSource(f"../{ACTIVATIONS}" if name else ACTIVATIONS, SITE)
+    folder = RunFolder.create(path / name, run, {"source": to_json(source)})
     began = time.perf_counter()
-    stream = ArrayStream(rows.train.x, run.batch, seed=run.seed, source="harvested rows")
-    follow(execute(folder, stream), run, f"Training {run.method.name}, seed {run.seed}")
+    follow(execute(folder, rows_of(folder).stream), run, f"Training {run.method.name}, seed {run.seed}")
     seconds = time.perf_counter() - began
     dictionary = folder.dictionary()
     return Trained(folder, dictionary, reconstruction(dictionary, rows.held_out.x), seconds)
 
 
 def _score(
-    lm: LanguageModel, source: ModelSource, rows: Harvested, pair: tuple[Trained, Trained]
+    lm: LanguageModel, documents: Sequence[Document], rows: Harvested, pair: tuple[Trained, Trained]
 ) -> dict[str, dict[str, float]]:
     """All metrics of GBA and TopK, by name."""
-    _, documents = source.documents()
     named = dict(zip(NAMES, pair, strict=True))
     reconstructs = {name: trained.dictionary.reconstruct for name, trained in named.items()}
     mean = rows.train.x.mean(0)
-    embedding = embedding_recovered(lm, source.site, documents, reconstructs, mean, contexts=CONTEXTS)
+    embedding = embedding_recovered(lm, SITE, documents, reconstructs, mean, contexts=CONTEXTS)
     result = {}
     for name, trained in named.items():
         result[name] = {

@@ -1,17 +1,10 @@
-"""Activations of one site with the tokens they belong to, and their file."""
+"""Activations of one site in memory, with the tokens they belong to."""
 
-import json
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from jaxtyping import Float, Int
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
-
-from overtone.files import replace_file, write_tensors
-
-_FORMAT = "overtone.activations.v1"
 
 
 @dataclass(frozen=True)
@@ -61,25 +54,6 @@ class Activations:
         ends = [_decode(tokenizer, ids[:n]) for n in (here, here + 1, len(ids))]
         token = _after(ends[0], ends[1]) or _decode(tokenizer, ids[here : here + 1])
         return ends[0], token, _after(ends[1], ends[2])
-
-    def save(self, path: str | Path) -> None:
-        """Write one safetensors file, atomically: a crash leaves the old file or the new. OSError: cannot."""
-        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("names", "source")}
-        meta = {"format": _FORMAT, "names": json.dumps(self.names), "source": json.dumps(self.source)}
-        replace_file(Path(path), lambda file: write_tensors(file, tensors, meta))
-
-    @staticmethod
-    def load(path: str | Path) -> "Activations":
-        """Read what `save` wrote. FileNotFoundError: no such file. ValueError: truncated or foreign."""
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                meta = file.metadata() or {}
-                if meta.get("format") != _FORMAT:
-                    raise ValueError(f"{path} is not a harvest (its format is {meta.get('format')!r}, not {_FORMAT!r})")
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        except SafetensorError as error:
-            raise ValueError(f"{path} is truncated or no safetensors file: {error}; harvest again") from error
-        return Activations(**tensors, names=tuple(json.loads(meta["names"])), source=json.loads(meta["source"]))
 
 
 def _decode(tokenizer: Any, ids: list[int]) -> str:

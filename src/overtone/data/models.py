@@ -1,6 +1,7 @@
 """Language models by name: loaded from disk, a package or the Hub, never by running or unpickling foreign files."""
 
 import difflib
+import hashlib
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -60,6 +61,15 @@ def load_model(name: str | Path, *, dtype: str = "float32") -> LanguageModel:
             f"model {str(name)!r} lacks {len(missing)} weights, such as {missing[0]}; its file is incomplete"
         )
     return LanguageModel(model.eval(), tokenizer, str(name))
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A short checksum of a model: names and shapes of its weights and a few values of each."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.state_dict().items()):
+        some = weight.flatten()[:: max(1, weight.numel() // 16)][:16].double().tolist()
+        digest.update(f"{name} {tuple(weight.shape)} {some}".encode())
+    return digest.hexdigest()[:16]
 
 
 def _minilm() -> str:

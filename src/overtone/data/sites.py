@@ -2,63 +2,96 @@
 
     resid.i     output of block i: Llama model.layers.i, GPT-2 transformer.h.i, GPT-NeoX gpt_neox.layers.i,
                 BERT (MiniLM) encoder.layer.i
-    mlp_out.i   the MLP's output before the residual add: in block i
-                Llama and GPT-2 mlp, GPT-NeoX mlp.dense_4h_to_h (its last step), BERT output.dense
-    attn_out.i  the attention's output after its projection, before the residual add: in block i
+    attn_in.i   what the attention reads, in block i: input of
+                Llama self_attn, GPT-2 attn, GPT-NeoX attention, BERT attention.self
+    z.i         the heads' outputs side by side, before the output projection: input of
+                Llama self_attn.o_proj, GPT-2 attn.c_proj, GPT-NeoX attention.dense, BERT attention.output.dense
+    attn_out.i  the attention's output after its projection, before the residual add: output of
                 Llama self_attn, GPT-2 attn, GPT-NeoX attention, BERT attention.output.dense
+    mlp_in.i    what the MLP reads: input of Llama, GPT-2 and GPT-NeoX mlp, BERT intermediate
+    mlp_out.i   the MLP's output before the residual add: output of
+                Llama and GPT-2 mlp, GPT-NeoX mlp.dense_4h_to_h (its last step), BERT output.dense
+    PATH        output of any other module
+    in:PATH     input of any module: its first argument
 
-Any other module's path is a site too.
 Nothing here depends on transformers: it is torch modules and their names.
 """
 
 import difflib
+import inspect
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-# Within a block, the first match wins. BERT's `output` and `attention` add the residual and normalise, and
-# Bloom's `mlp` and `self_attention` add it too: there the projection inside comes before the module itself.
-_MLP = ("output.dense", "mlp.dense_4h_to_h", "mlp", "feed_forward", "ffn", "ff", "fc2", "block_sparse_moe")
-_ATTENTION = (
-    "attention.output.dense",
-    "self_attention.dense",
-    "self_attn",
-    "attn",
-    "attention",
-    "self_attention",
-)
-_KINDS = {"mlp_out": _MLP, "attn_out": _ATTENTION}
-_NUMBERED = re.compile(r"(resid|mlp_out|attn_out)\.(-?\d+)")
+# Of each kind: which side of the module, and the paths it may have within a block; the first match wins.
+# Outputs: BERT's `output` and `attention` add the residual and normalise, Bloom's `mlp` and `self_attention`
+# and MPT's `ffn` add it: there the projection inside comes before the module itself.
+# Inputs: BERT's `attention` hands its input on to the residual too, which a splice should leave alone; its `self`
+# and `intermediate` do not.
+_KINDS: dict[str, tuple[Literal["input", "output"], tuple[str, ...]]] = {
+    "resid": ("output", ("",)),
+    "attn_in": ("input", ("attention.self", "self_attn", "attn", "attention", "self_attention")),
+    "z": (
+        "input",
+        (
+            *("attention.output.dense", "self_attention.dense", "attention.dense", "self_attn.dense"),
+            *("self_attn.o_proj", "attn.o_proj", "attention.o_proj", "attn.c_proj", "attn.Wo", "attention.out_lin"),
+            *("self_attn.out_proj", "attn.out_proj", "attn.attention.out_proj", "attention.out_proj"),
+        ),
+    ),
+    "attn_out": (
+        "output",
+        ("attention.output.dense", "self_attention.dense", "self_attn", "attn", "attention", "self_attention"),
+    ),
+    "mlp_in": ("input", ("intermediate", "mlp", "feed_forward", "ffn", "ff", "fc1", "block_sparse_moe")),
+    "mlp_out": (
+        "output",
+        (
+            *("output.dense", "mlp.dense_4h_to_h", "mlp", "feed_forward", "ffn.down_proj", "ffn", "ff", "fc2"),
+            "block_sparse_moe",
+        ),
+    ),
+}
+_NUMBERED = re.compile(rf"({'|'.join(_KINDS)})\.(-?\d+)")
 
 
 class Site(NamedTuple):
-    """A site found: the name it was asked for, the path of its module, its block's number if it has one."""
+    """A site found: the name it was asked for, its module's path, which side of it, its block's number if any."""
 
     name: str
     path: str
+    side: Literal["input", "output"]
     layer: int | None
 
 
 class Captured:
-    """What `capture` saw: `value` is the site's last output, [batch, position, d] in most models, or None."""
+    """What `capture` saw: each site's tensor, [batch, position, d] in most models."""
 
-    def __init__(self, site: str) -> None:
-        self.site = site
-        self.value: Tensor | None = None
+    def __init__(self, sites: Sequence[Site]) -> None:
+        self.sites = tuple(sites)
+        self.found: dict[int, Tensor] = {}
 
-    def take(self) -> Tensor:
-        """Hand over the tensor and forget it. ValueError when the forward pass never reached the site."""
-        if self.value is None:
-            raise ValueError(f"the forward pass never called site {self.site!r}; choose a module that it uses")
-        value, self.value = self.value, None
-        return value
+    @property
+    def complete(self) -> bool:
+        """Whether every site was reached."""
+        return len(self.found) == len(self.sites)
+
+    def take(self) -> list[Tensor]:
+        """Hand over the tensors in the order asked, and forget them. ValueError names the sites never reached."""
+        missed = [repr(site.name) for i, site in enumerate(self.sites) if i not in self.found]
+        if missed:
+            raise ValueError(f"the forward pass never reached {', '.join(missed)}; choose modules that it uses")
+        found, self.found = self.found, {}
+        return [found[i] for i in range(len(self.sites))]
 
 
 class _Reached(Exception):
-    """Ends a forward pass at the site; never leaves this module."""
+    """Ends a forward pass at the last site; never leaves this module."""
 
 
 def blocks_path(model: nn.Module) -> str:
@@ -84,7 +117,7 @@ def blocks_path(model: nn.Module) -> str:
 
 
 def resolve_site(model: nn.Module, name: str) -> Site:
-    """Find `name` in the model: "resid.3", "mlp_out.3", "attn_out.3" (blocks count from 0) or a module path.
+    """Find `name` in the model: a kind and a block (from 0) such as "resid.3" or "mlp_in.3", a path, or "in:" and a path.
 
     Raises ValueError: no such site (near matches offered), or a block past the last (the limit named).
     """
@@ -97,31 +130,37 @@ def resolve_site(model: nn.Module, name: str) -> Site:
     if not 0 <= layer < count:
         raise ValueError(f"site {name!r}: layer {layer} is out of range; the model has layers 0 to {count - 1}")
     block = f"{path}.{layer}"
-    if kind == "resid":
-        return Site(name, block, layer)
     parts = dict(submodule(model, block).named_modules())
-    for part in _KINDS[kind]:
+    side, known = _KINDS[kind]
+    for part in known:
         if part in parts:
-            return Site(name, f"{block}.{part}", layer)
-    inside = ", ".join(f"{block}.{p}" for p, _ in submodule(model, block).named_children())
-    raise ValueError(f"site {name!r}: no {kind.removesuffix('_out')} module known in {block}; name one of {inside}")
+            return Site(name, f"{block}.{part}".rstrip("."), side, layer)
+    prefix = "in:" if side == "input" else ""
+    inside = ", ".join(f"{prefix}{block}.{p}" for p, _ in submodule(model, block).named_children())
+    raise ValueError(f"site {name!r}: no module known for {kind} in {block}; name one of {inside}")
 
 
 def _resolve_path(model: nn.Module, name: str) -> Site:
+    path = name.removeprefix("in:")
+    prefix = name[: len(name) - len(path)]
     paths = [path for path, _ in model.named_modules() if path]
     try:
         blocks = blocks_path(model)
     except ValueError:
         blocks = None
-    if name not in paths:
+    if path not in paths:
         count = len(list(submodule(model, blocks).children())) if blocks else 0
-        known = [f"{kind}.{i}" for kind in ("resid", *_KINDS) for i in range(count)]
-        near = difflib.get_close_matches(name, known, n=3) + difflib.get_close_matches(name, paths, n=3)
+        known = [f"{kind}.{i}" for kind in _KINDS for i in range(count)]
+        near = difflib.get_close_matches(path, known, n=3)
+        near += [prefix + p for p in difflib.get_close_matches(path, paths, n=3)]
         hint = f"did you mean {' or '.join(near)}? " if near else ""
-        ours = f"Known: resid.i, mlp_out.i, attn_out.i for i = 0 to {count - 1}, " if count else "Known: "
-        raise ValueError(f"unknown site {name!r}: {hint}{ours}or any module path of {type(model).__name__}")
-    inside = re.match(rf"{re.escape(blocks)}\.(\d+)(\.|$)", name) if blocks else None
-    return Site(name, name, int(inside[1]) if inside else None)
+        ours = f"{', '.join(f'{kind}.i' for kind in _KINDS)} for i = 0 to {count - 1}, " if count else ""
+        raise ValueError(
+            f"unknown site {name!r}: {hint}Known: {ours}any module path of {type(model).__name__}, "
+            "and in: before a path for its input"
+        )
+    inside = re.match(rf"{re.escape(blocks)}\.(\d+)(\.|$)", path) if blocks else None
+    return Site(name, path, "input" if prefix else "output", int(inside[1]) if inside else None)
 
 
 def submodule(model: nn.Module, path: str) -> nn.Module:
@@ -137,59 +176,82 @@ def submodule(model: nn.Module, path: str) -> nn.Module:
 
 
 @contextmanager
-def capture(model: nn.Module, site: Site, *, stop: bool) -> Iterator[Captured]:
-    """Within the `with`, a forward pass leaves the site's output in the yielded Captured.
+def capture(model: nn.Module, sites: Sequence[Site], *, stop: bool = True) -> Iterator[Captured]:
+    """Within the `with`, one forward pass leaves every site's tensor in the yielded Captured.
 
-    With `stop` the forward pass, and with it the body of the `with`, ends right after the site: the layers
-    behind it cost nothing. So call the model once, as the last statement of the body.
+    With `stop` the forward pass, and with it the body of the `with`, ends as soon as every site was reached: what
+    lies behind the last of them costs nothing. So call the model once, as the last statement of the body.
+    Of a module called several times the first call counts; a site gives the same bits alone and among others.
 
-        with capture(model, site, stop=True) as got:
+        with capture(model, sites) as got:
             model(**inputs)
-        x = got.take()  # [batch, position, d]
-    """
-    got = Captured(site.name)
+        x, y = got.take()  # of two sites, in their order; [batch, position, d] each
 
-    def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        got.value = _tensor_of(output, site)
-        if stop:
+    Raises ValueError: a site that holds no tensor.
+    """
+    got = Captured(sites)
+
+    def keep(number: int, x: Tensor) -> None:
+        if number not in got.found:
+            # A copy: what follows may write into x (Falcon adds the attention to the MLP's output in place).
+            got.found[number] = x.clone()
+        if stop and got.complete:
             raise _Reached
 
-    handle = submodule(model, site.path).register_forward_hook(hook)
-    try:
-        yield got
-    except _Reached:
-        pass
-    finally:
-        handle.remove()
+    with ExitStack() as hooks:
+        for number, site in enumerate(got.sites):
+            hooks.enter_context(_watch(model, site, partial(keep, number)))
+        with suppress(_Reached):
+            yield got
 
 
 @contextmanager
 def splice(model: nn.Module, site: Site, replace: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Within the `with`, every forward pass goes on from `replace(x)` where the site put out x.
+    """Within the `with`, every forward pass goes on from `replace(x)` where the site holds x.
 
-    `replace` gets the site's tensor and returns one of the same shape, which is cast to the same dtype; other
-    elements of a tuple stay. The identity leaves the model's output bit-identical. ValueError: a wrong shape.
+    `replace` gets the site's tensor and returns one of the same shape, which is cast to the same dtype; the module's
+    other arguments or outputs stay. The identity leaves the model's output bit-identical.
+
+    Raises ValueError: a wrong shape, or a site that holds no tensor.
     """
 
-    def hook(_module: nn.Module, _inputs: Any, output: Any) -> Any:
-        x = _tensor_of(output, site)
+    def swap(x: Tensor) -> Tensor:
         new = replace(x)
         if new.shape != x.shape:
             raise ValueError(
                 f"the replacement at site {site.name!r} has shape {tuple(new.shape)}, not {tuple(x.shape)}"
             )
-        new = new.to(x.dtype)
-        return new if isinstance(output, Tensor) else type(output)((new, *output[1:]))
+        return new.to(x.dtype)
 
-    handle = submodule(model, site.path).register_forward_hook(hook)
-    try:
+    with _watch(model, site, swap):
         yield
-    finally:
-        handle.remove()
 
 
-def _tensor_of(output: Any, site: Site) -> Tensor:
-    first = output[0] if isinstance(output, tuple | list) and output else output
-    if not isinstance(first, Tensor):
-        raise ValueError(f"site {site.name!r} ({site.path}) puts out a {type(first).__name__}, not a tensor")
-    return first
+def _watch(model: nn.Module, site: Site, see: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
+    """Show `see` the site's tensor in every forward pass, and put what it returns, unless None, in its place."""
+    module = submodule(model, site.path)
+    name = next(iter(inspect.signature(module.forward).parameters), "")
+
+    def before(_module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
+        new = see(_tensor(args[0] if args else kwargs.get(name), site))
+        if new is None:
+            return None
+        return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, name: new})
+
+    def after(_module: nn.Module, _args: tuple, output: Any) -> Any:
+        if not isinstance(output, tuple | list) or not output:
+            return see(_tensor(output, site))
+        first, *rest = output
+        new = see(_tensor(first, site))
+        return None if new is None else type(output)((new, *rest))
+
+    if site.side == "input":  # Llama calls self_attn(hidden_states=…): the first argument may come by its name
+        return module.register_forward_pre_hook(before, with_kwargs=True)
+    return module.register_forward_hook(after)
+
+
+def _tensor(value: Any, site: Site) -> Tensor:
+    if not isinstance(value, Tensor):
+        does = "takes in" if site.side == "input" else "puts out"
+        raise ValueError(f"site {site.name!r}: {site.path} {does} a {type(value).__name__}, not a tensor")
+    return value

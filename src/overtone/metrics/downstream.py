@@ -15,16 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from overtone.data.harvest import (
-    Batch,
-    Context,
-    Progress,
-    batches_of,
-    contexts_of,
-    evaluating,
-    model_inputs,
-    pad_id,
-)
+from overtone.data.contexts import Batch, Context, batches_of, contexts_of, model_inputs, pad_id
+from overtone.data.harvest import Progress, evaluating
 from overtone.data.models import LanguageModel
 from overtone.data.sites import resolve_site, splice
 from overtone.data.text import Document

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from overtone import firing
+from overtone.data.stream import Batch
 from overtone.dictionary import Dictionary
 from overtone.firing import FiringStats
 
@@ -90,7 +91,7 @@ def merge(a: ReconstructionStats, b: ReconstructionStats) -> ReconstructionStats
 
 def evaluate(
     dictionary: Dictionary,
-    rows: Float[Tensor, "rows d"] | Iterable[Float[Tensor, "batch d"]],
+    rows: Float[Tensor, "rows d"] | Iterable[Float[Tensor, "batch d"] | Batch],
     *,
     batch: int = 1024,
 ) -> ReconstructionStats:
@@ -98,13 +99,13 @@ def evaluate(
 
     Args:
         dictionary: the dictionary.
-        rows: a matrix, or an iterable of matrices.
+        rows: a matrix, or an iterable of matrices, or of `Batch`es where what is reconstructed is not what is read.
         batch: rows at a time for a matrix.
     """
     batches = rows.split(batch) if isinstance(rows, Tensor) else rows
     result = None
     for x in batches:
-        part = accumulate(dictionary, x)
+        part = accumulate(dictionary, x) if isinstance(x, Tensor) else accumulate(dictionary, x.x, x.target)
         result = part if result is None else merge(result, part)
     if result is None:
         raise ValueError("no rows to evaluate on")

@@ -51,7 +51,7 @@ TopK at the L0 that GBA ended with. Measured on documents that neither was train
 | `records.jsonl` | one line per 20 steps: loss, L0, alive share, explained variance, speed |
 | `frequencies.png` | how often every latent fires, against the target of its group |
 | `training.png` | reconstruction loss and L0 over training, GBA and TopK |
-| `activations/` | the model's activations with their tokens: what was trained on, and what was held out |
+| `activations/` | the model's activations with their tokens, trained on and held out: a store (`overtone store info`) |
 | `checkpoints/` | the last state of training; a run that was stopped goes on from here |
 | `topk-seed-*/` | the TopK run, in the same layout, on the same activations (and `gba-seed-*/` where there were more seeds) |
 
@@ -61,7 +61,7 @@ TopK at the L0 that GBA ended with. Measured on documents that neither was train
 import overtone
 
 dictionary = overtone.load("{folder}")
-rows = overtone.Activations.load("{folder}/activations/held_out.safetensors")
+rows = overtone.Store("{folder}/activations").activations(split="held_out")
 codes = dictionary.encode(rows.x)          # codes.z: (tokens, latents)
 x_hat = dictionary.decode(codes)           # in the units of the activations
 ```
