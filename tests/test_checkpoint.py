@@ -20,6 +20,7 @@ from overtone import (
     fit,
     gba,
     gba_paper,
+    import_rows,
     l1,
     load,
     modified_ba,
@@ -240,37 +241,45 @@ def test_a_disk_that_fills_up_loses_nothing(rows: torch.Tensor, tmp_path: Path, 
 SCRIPT = """
 import sys, torch
 from pathlib import Path
-from overtone import ArrayStream, Run, RunFolder, execute, gba
+from overtone import ArrayStream, Run, RunFolder, Store, StoreStream, execute, gba
 from overtone.runs import claim_folder
 torch.set_num_threads(1)
-path, steps = Path(sys.argv[1]), int(sys.argv[2])
+path, steps, store = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 rows = torch.randn(2000, 24, generator=torch.Generator().manual_seed(0))
 if not (path / "config.json").exists():
     claim_folder(path)
     RunFolder.create(path, Run(method=gba(groups=4), latents=96, steps=steps, batch=128, log_every=20, checkpoint_every=25))
 folder = RunFolder.open(path)
-for record in execute(folder, ArrayStream(rows, folder.run.batch)):
+batch = folder.run.batch
+stream = StoreStream(Store(store), batch, memory_mib=1) if store else ArrayStream(rows, batch)
+for record in execute(folder, stream):
     print(record.step, flush=True)
 """
 
 
-def test_killed_processes_resume_bit_for_bit(tmp_path: Path, kills: int = 3):
+@pytest.mark.parametrize("kind", ["array", "store"])
+def test_killed_processes_resume_bit_for_bit(tmp_path: Path, kind: str):
     """Real processes, real SIGKILLs, at moments drawn over the whole run (the slow test below does twenty)."""
-    kill_and_compare(tmp_path, kills, steps=900)
+    kill_and_compare(tmp_path, kind, 2, steps=900)
 
 
 @pytest.mark.slow
-def test_twenty_kills(tmp_path: Path):
-    kill_and_compare(tmp_path, 20, steps=6000)
+@pytest.mark.parametrize("kind", ["array", "store"])
+def test_twenty_kills(tmp_path: Path, kind: str):
+    kill_and_compare(tmp_path, kind, 20, steps=6000)
 
 
-def kill_and_compare(tmp_path: Path, kills: int, steps: int) -> None:
-    script = tmp_path / "job.py"
+def kill_and_compare(tmp_path: Path, kind: str, kills: int, steps: int) -> None:
+    script, store = tmp_path / "job.py", ""
     script.write_text(SCRIPT)
+    if kind == "store":  # several windows of 5461 rows
+        chunks = (torch.randn(5000, 24, generator=torch.Generator().manual_seed(i)) for i in range(4))
+        made = import_rows(chunks, tmp_path / "rows", site="x", origin="test", dtype="float32", shard_mib=0.3)
+        store = str(made.path)
 
     def process(name: str) -> subprocess.Popen:
         return subprocess.Popen(
-            [sys.executable, script, tmp_path / name, str(steps)],
+            [sys.executable, script, tmp_path / name, str(steps), store],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

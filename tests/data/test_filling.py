@@ -1,7 +1,11 @@
 """Harvesting into a store: the rows are those of a plain harvest, whatever the shards and interruptions."""
 
 import json
+import os
 import resource
+import subprocess
+import sys
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -277,3 +281,59 @@ def test_width_of_a_site_that_has_none(lm, text, tmp_path):
         fill(lm, replace(plan_for(text), sites=("resid.9",)), tmp_path / "s")
     assert not (tmp_path / "s").exists()
     assert D == 16
+
+
+SCRIPT = """
+import sys, torch
+from overtone.data.filling import Plan, harvest_store
+from tiny_models import tiny
+torch.set_num_threads(1)
+out, text = sys.argv[1:]
+plan = Plan("tiny", ("resid.0", "mlp_in.2"), (text,), context=32, batch=2, shard_mib=0.05)
+harvest_store(tiny("llama"), plan, out, progress=lambda done, total: print(done, flush=True))
+"""
+
+
+def test_killed_harvests_end_with_the_same_bytes(tmp_path):
+    """Real processes, real SIGKILLs (the slow test below does twenty)."""
+    kill_and_compare(tmp_path, kills=2, documents=1500)
+
+
+@pytest.mark.slow
+def test_twenty_kills(tmp_path):
+    kill_and_compare(tmp_path, kills=20, documents=6000)
+
+
+def kill_and_compare(tmp_path: Path, kills: int, documents: int) -> None:
+    rng = torch.Generator().manual_seed(0)
+    words = torch.randint(len(WORDS), (documents, 40), generator=rng)
+    lines = [json.dumps({"text": " ".join(WORDS[i] for i in line)}) for line in words]
+    (tmp_path / "docs.jsonl").write_text("\n".join(lines))
+    (tmp_path / "job.py").write_text(SCRIPT)
+
+    def process(name: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, tmp_path / "job.py", tmp_path / name, tmp_path / "docs.jsonl"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        )
+
+    whole = process("whole")
+    _, errors = whole.communicate(timeout=280)
+    assert whole.returncode == 0, errors
+    for kill in range(kills):
+        job = process("parts")
+        assert job.stdout is not None and job.stdout.readline(), "harvesting, not importing, is what gets killed"
+        time.sleep(float(torch.rand((), generator=rng)) * 0.5)
+        assert job.poll() is None, f"kill {kill} has to hit a running process"
+        job.kill()
+        job.communicate()
+        store = Store(tmp_path / "parts")
+        assert store.verify() == [] and not store.manifest.complete
+    last = process("parts")
+    _, errors = last.communicate(timeout=280)
+    assert last.returncode == 0, errors
+    assert len(Store(tmp_path / "whole").manifest.shards) > 10
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
