@@ -15,7 +15,7 @@ from overtone.data.stream import Stream
 from overtone.dictionary import Dictionary, Parametrisation
 from overtone.files import create_folder, write_tensors
 from overtone.firing import FiringStats
-from overtone.training import Run, TrainState, start
+from overtone.training import Run, TrainState, begin
 
 FORMAT = 1
 WEIGHTS, CONFIG = "dictionary.safetensors", "dictionary.json"
@@ -146,15 +146,13 @@ def save_state(run: Run, state: TrainState, stream: Stream, run_folder: Path, *,
 
 def load_state(run: Run, stream: Stream, checkpoint: Path) -> TrainState:
     """The state at a checkpoint; the stream is put where it was. Training on equals never having stopped, bit for bit."""
-    description = read_json(checkpoint / STATE_CONFIG, "overtone-state")
-    if not {"run", "stream", "step"} <= description.keys():
-        raise CheckpointError(f"{checkpoint / STATE_CONFIG} is incomplete; go on from an earlier copy, or train again")
+    description = _read_state(checkpoint)
     if description["run"] != config.to_json(run):
         raise CheckpointError(
             f"{checkpoint} belongs to a run with other settings; resume with the run's own configuration"
         )
     tensors = read_tensors(checkpoint / STATE)
-    state = start(run, stream)
+    state = begin(run, torch.ones(2, stream.d))  # its values are replaced below
     expected = _state_tensors(state) | _optimiser_tensors(run, state.dictionary)
     wrong = sorted(n for n in expected.keys() | tensors.keys() if _shape(expected, n) != _shape(tensors, n))
     if wrong:
@@ -173,6 +171,18 @@ def load_state(run: Run, stream: Stream, checkpoint: Path) -> TrainState:
     state.window_loss = tensors["window_loss"].clone()
     state.step = description["step"]
     return state
+
+
+def position(checkpoint: Path) -> dict[str, Any]:
+    """Where the stream was at a checkpoint."""
+    return _read_state(checkpoint)["stream"]
+
+
+def _read_state(checkpoint: Path) -> dict[str, Any]:
+    description = read_json(checkpoint / STATE_CONFIG, "overtone-state")
+    if not {"run", "stream", "step"} <= description.keys():
+        raise CheckpointError(f"{checkpoint / STATE_CONFIG} is incomplete; go on from an earlier copy, or train again")
+    return description
 
 
 def _state_tensors(state: TrainState) -> dict[str, Tensor]:

@@ -4,7 +4,8 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from overtone.data.stream import ArrayStream, Stream
 from overtone.dictionary import Dictionary
 from overtone.files import replace_text
 from overtone.method import Method, gba
-from overtone.training import Record, Run, TrainState, start, train
+from overtone.training import Record, Run, TrainState, start, steps, train
 from overtone.version import __version__
 
 CONFIG, RECORDS, DICTIONARY = "config.json", "records.jsonl", "dictionary"
@@ -136,14 +137,48 @@ def execute(folder: RunFolder, stream: Stream) -> Iterator[Record]:
     Killed at any moment and executed again, it ends with the same weights, bit for bit (on a CPU, at the same number of
     threads). A finished run yields nothing.
     """
-    if folder.finished:
+    return (record for _, record in execute_together([(folder, stream)]))
+
+
+def execute_together(members: Sequence[tuple[RunFolder, Stream]]) -> Iterator[tuple[int, Record]]:
+    """Train several run folders in lockstep, so that they can share the reading of their rows (`SharedRows`).
+
+    Yields (number of the member, record). Killed at any moment and executed again, every member ends with the weights it
+    would have had without the others.
+    """
+    begin = [stream.state_dict() for _, stream in members]
+    left = [i for i, (folder, _) in enumerate(members) if not folder.finished]
+    states = {i: members[i][0].resume(members[i][1]) or start(members[i][0].run, members[i][1]) for i in left}
+    if not left:
         return
-    state = folder.resume(stream) or start(folder.run, stream)
-    save: Callable[[TrainState], None] = lambda s: checkpoint.save_state(folder.run, s, stream, folder.path)  # noqa: E731
-    for record in train(folder.run, stream, state, checkpoint=save):
-        folder.append(record)
-        yield record
-    folder.finish(state.dictionary)
+    # A kill may have come between two members' checkpoints: those ahead wait until the others have caught up.
+    first = min(left, key=lambda i: states[i].step)
+    newest = checkpoint.checkpoints(members[first][0].path)
+    members[first][1].load_state_dict(checkpoint.position(newest[-1]) if newest else begin[first])
+    going = {i: _steps(*members[i], states[i]) for i in left}
+    for number in count(states[first].step):
+        for i in list(going):
+            folder, stream = members[i]
+            if states[i].step > number:
+                next(stream)
+                continue
+            try:
+                record = next(going[i])
+            except StopIteration:
+                folder.finish(states[i].dictionary)
+                del going[i]
+                continue
+            if record is not None:
+                folder.append(record)
+                yield i, record
+        if not going:
+            return
+
+
+def _steps(folder: RunFolder, stream: Stream, state: TrainState) -> Iterator[Record | None]:
+    return steps(
+        folder.run, stream, state, checkpoint=lambda s: checkpoint.save_state(folder.run, s, stream, folder.path)
+    )
 
 
 def fit(

@@ -113,14 +113,19 @@ class TrainState:
 
 def start(run: Run, stream: Stream) -> TrainState:
     """A state before the first step. Reads ahead for the rules' starting values and puts the stream back."""
-    method = run.method
-    dictionary = Dictionary(stream.d, run.latents, method.select, method.parametrisation, seed=run.seed)
     position, rows = stream.state_dict(), []
     while sum(map(len, rows)) < SAMPLE_ROWS:
-        rows.append(dictionary.normalise(next(stream).x)[0])
+        rows.append(next(stream).x)
     stream.load_state_dict(position)
-    sample = torch.cat(rows)[:SAMPLE_ROWS]
-    rules = [rule.begin(dictionary, sample) for rule in method.rules]
+    return begin(run, torch.cat(rows)[:SAMPLE_ROWS])
+
+
+def begin(run: Run, sample: Float[Tensor, "rows d"]) -> TrainState:
+    """A state before the first step, from a sample of the rows to come."""
+    method = run.method
+    dictionary = Dictionary(sample.shape[1], run.latents, method.select, method.parametrisation, seed=run.seed)
+    normalised, _ = dictionary.normalise(sample)
+    rules = [rule.begin(dictionary, normalised) for rule in method.rules]
     return TrainState(dictionary, make_optimiser(run, dictionary), rules, firing.empty(run.latents), torch.zeros(()))
 
 
@@ -176,17 +181,29 @@ def train(
     Raises:
         FloatingPointError: the loss is not finite; the last checkpoint is untouched.
     """
+    return (record for record in steps(run, stream, state, checkpoint=checkpoint) if record is not None)
+
+
+def steps(
+    run: Run,
+    stream: Stream,
+    state: TrainState | None = None,
+    *,
+    checkpoint: Callable[[TrainState], None] | None = None,
+) -> Iterator[Record | None]:
+    """`train`, one step at a time: a record where there is one, else None. Several runs can so go in lockstep."""
     state = state or start(run, stream)
     began = last = time.perf_counter()
     while state.step < run.steps:
         batch = next(stream)
         step_once(run, state, batch)
+        record = None
         if state.step % run.log_every == 0 or state.step == run.steps:
             now = time.perf_counter()
-            # The record leaves before the checkpoint is written: a resumed run drops records after its checkpoint, so
-            # none is lost whatever moment it is killed at.
-            yield _record(run, state, batch, now - began, now - last)
-            last = now
+            record, last = _record(run, state, batch, now - began, now - last), now
+        # The record leaves before the checkpoint is written: a resumed run drops records after its checkpoint, so none is
+        # lost whatever moment it is killed at.
+        yield record
         if checkpoint and (state.step % run.checkpoint_every == 0 or state.step == run.steps):
             _refuse_divergence(run, state)
             checkpoint(state)

@@ -29,7 +29,7 @@ SHORT = ("--steps", 30, "--batch", 64, "--latents", 24, "--groups", 4, "--checkp
 def test_train_evaluate_and_load(call, activations: Path, rows: torch.Tensor, tmp_path: Path):
     status, out, _ = call("train", "--activations", activations, *SHORT, "--out", "run", "--json", "t.json")
     assert status == 0 and "explained variance" in out
-    trained = json.loads((tmp_path / "t.json").read_text())
+    (trained,) = json.loads((tmp_path / "t.json").read_text())["runs"]
     status, _, _ = call("evaluate", "run", "--json", "e.json")
     assert status == 0
     evaluated = json.loads((tmp_path / "e.json").read_text())

@@ -45,7 +45,7 @@ def test_from_text_to_downstream(kind: str, score: str, call, folder: Path):
     assert status == 0, err
     metrics = json.loads((folder / "e.json").read_text())["metrics"]
     assert math.isfinite(metrics[score]), "of a random model, so the value itself says nothing"
-    trained = json.loads((folder / "t.json").read_text())["metrics"]
+    trained = json.loads((folder / "t.json").read_text())["runs"][0]["metrics"]
     assert trained == {k: metrics[k] for k in trained}
 
 

@@ -17,7 +17,7 @@ pytest.importorskip("transformers", reason='needs pip install "overtone[lm]"')
 
 from overtone.data import shards
 from overtone.data.contexts import Cutter, tokenised
-from overtone.data.exchange import merge_stores
+from overtone.data.exchange import join_ranks
 from overtone.data.filling import Plan, harvest_store, plan_of
 from overtone.data.harvest import harvest
 from overtone.data.sites import submodule
@@ -157,7 +157,7 @@ def test_more_tokens_later(lm, text, tmp_path):
     documents = [d for n, d in enumerate(iter_documents(str(text))) if plan.split(n) == TRAIN]
     tokens = [i for _, ids in tokenised(lm.tokenizer, enumerate(documents)) for i in ids]
     assert everything.activations("resid.0").token_ids.tolist() == tokens, "no token is lost or read twice"
-    with pytest.raises(shards.StoreError, match="was to hold all tokens, which cannot become 10"):
+    with pytest.raises(shards.StoreError, match="was to hold tokens=all, which cannot become 10"):
         fill(lm, replace(plan, tokens=10), store.path)
 
 
@@ -213,7 +213,7 @@ def test_ranks_read_disjoint_documents_and_cover_the_text(lm, text, tmp_path):
     plan = plan_for(text)
     parts = [fill(lm, replace(plan, rank=r, world=3), tmp_path / str(r)) for r in range(3)]
     merged, one = (
-        merge_stores([p.path for p in parts], tmp_path / "all", renumber=False),
+        join_ranks([p.path for p in parts], tmp_path / "all"),
         fill(lm, plan, tmp_path / "one"),
     )
     for split in (TRAIN, HELD_OUT):

@@ -3,7 +3,7 @@
 import inspect
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -36,17 +36,15 @@ METHODS: dict[str, Callable[..., Method]] = {
 console = Console()
 
 
-def make_method(name: str, options: dict[str, Any]) -> Method:
-    """A named method with the options that were given (None: not given); an option it does not have is an error."""
-    make = METHODS[name]
-    allowed = inspect.signature(make).parameters
+def make_methods(names: Sequence[str], options: dict[str, Any]) -> list[Method]:
+    """Named methods with the options that were given (None: not given); one that none of them has is an error."""
     given = {key: value for key, value in options.items() if value is not None}
-    foreign = sorted(set(given) - set(allowed))
+    allowed = {name: [key for key in options if key in inspect.signature(METHODS[name]).parameters] for name in names}
+    foreign = sorted(set(given) - {key for keys in allowed.values() for key in keys})
     if foreign:
-        raise ValueError(
-            f"--{foreign[0]} is not an option of method {name}; it has {', '.join(f'--{a}' for a in options if a in allowed)}"
-        )
-    return make(**given)
+        known = "; ".join(f"{name} has {', '.join(f'--{key}' for key in keys)}" for name, keys in allowed.items())
+        raise ValueError(f"--{foreign[0]} is not an option of method {' or '.join(names)}; {known}")
+    return [METHODS[name](**{key: value for key, value in given.items() if key in allowed[name]}) for name in names]
 
 
 @contextmanager
@@ -66,19 +64,16 @@ def progress_bar(*columns: ProgressColumn) -> Iterator[Progress]:
         yield progress
 
 
-def follow(records: Iterable[Record], run: Run, label: str) -> list[Record]:
-    """Consume the records of a run behind a progress bar that shows loss, L0, alive share and speed."""
-    seen: list[Record] = []
+def follow(records: Iterable[tuple[int, Record]], runs: Sequence[tuple[str, Run]]) -> None:
+    """Consume the records of runs, (number of the run, record), behind bars that show loss, L0, alive share and speed."""
     with progress_bar(TextColumn("{task.fields[status]}")) as progress:
-        task = progress.add_task(label, total=run.steps, status="")
-        for record in records:
-            seen.append(record)
+        tasks = [progress.add_task(label, total=run.steps, status="") for label, run in runs]
+        for number, record in records:
             status = (
                 f"loss {record.loss:.4f} · L0 {record.l0:.1f} · alive {record.alive:.1%} · "
                 f"{record.rows_per_s:,.0f} tokens/s"
             )
-            progress.update(task, completed=record.step, status=status)
-    return seen
+            progress.update(tasks[number], completed=record.step, status=status)
 
 
 @contextmanager

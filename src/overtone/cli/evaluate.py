@@ -11,8 +11,8 @@ from torch import Tensor
 from overtone import checkpoint
 from overtone.cli.common import console, write_json
 from overtone.cli.rows import EVALUATED, held_out_documents, model_of, open_store, source_of
-from overtone.data.source import FileSource, StoreSource, read_matrix
-from overtone.data.store import HELD_OUT, Store
+from overtone.data.source import FileSource, read_matrix
+from overtone.data.store import HELD_OUT, TRAIN, Store
 from overtone.data.stream import Batch, check_rows
 from overtone.dictionary import Dictionary
 from overtone.metrics import downstream as metrics
@@ -87,14 +87,14 @@ def _rows(
 def _downstream(dictionary: Dictionary, folder: RunFolder, contexts: int) -> dict[str, float]:
     """Loss recovered for causal models, embedding recovered for the others, on the run's held-out documents."""
     source = source_of(folder)
-    if not isinstance(source, StoreSource):
+    if isinstance(source, FileSource):
         raise ValueError(
             "--downstream needs the model; this run was trained on a file of activations. Drop --downstream"
         )
     store = open_store(folder)
     lm, plan = model_of(store)
     documents = held_out_documents(store, plan, contexts)
-    mean = store.mean(source.site)
+    mean = store.mean(source.site, TRAIN if store.rows(TRAIN) else HELD_OUT)
     options: dict[str, Any] = {"contexts": contexts, "context": plan.context}
     if metrics.predicts_tokens(lm):
         found = metrics.loss_recovered(

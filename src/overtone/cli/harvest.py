@@ -1,13 +1,18 @@
 """`overtone harvest`: activations of a model over a text, once, for any number of runs."""
 
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
+
+from torch import distributed
 
 from overtone.cli.common import console, write_json
 from overtone.cli.rows import check_plan, harvest_into
 from overtone.cli.store import describe, store_table
 from overtone.cli.train import located
+from overtone.data.exchange import join_ranks
 from overtone.data.filling import Plan, plan_of
 from overtone.data.models import load_model
 from overtone.data.store import Store
@@ -40,7 +45,8 @@ def harvest(
     """Read a text with a model and keep the activations at any number of sites in a store, in one pass.
 
     A harvest that was stopped, however abruptly, goes on with `--resume STORE` and ends with the same bytes; with a larger
-    `--tokens` it also makes a finished store longer. Memory stays within that of the model and one shard.
+    `--tokens` it also makes a finished store longer. Memory stays within that of the model and one shard. Several processes
+    share the work: torchrun --nproc-per-node 4 -m overtone harvest … (given again, the same command goes on).
 
     Args:
         model: "minilm" (extra `demo`), a local folder, or a Hugging Face model name.
@@ -64,24 +70,91 @@ def harvest(
         resume: store to go on with; all settings but --tokens come from it.
         json: write a description of the store to this file.
     """
+    ranks = Ranks.of_this_process()
     if resume is not None:
         if model is not None or sites or text or out is not None:
             raise ValueError("--resume goes on with a store's own settings; drop --model, --sites, --text and --out")
-        plan, path = plan_of(Store(resume).manifest, resume), resume
-        plan = plan if tokens is None else replace(plan, tokens=tokens)
+        path = resume
+        plan = plan_of(Store(ranks.part(path)).manifest, path)
+        plan = plan if tokens is None else replace(plan, tokens=ranks.share(tokens))
         lm = load_model(plan.model)
     else:
         missing = [f"--{n}" for n, v in (("model", model), ("sites", sites), ("text", text), ("out", out)) if not v]
         if missing or model is None or out is None:
             raise ValueError(f"{', '.join(missing)} missing; say what to read, where, and where to keep it")
-        plan, path = Plan(
-            located(model), sites, tuple(located(source) for source in text), tokens, held_out, text_field, context, packed,
-            batch, drop_first, compute_dtype, dtype, outlier_factor, drop_outliers, shard_mib, seed,
-        ), out  # fmt: skip
+        path = out
+        plan = Plan(
+            located(model),
+            sites,
+            tuple(located(source) for source in text),
+            tokens=None if tokens is None else ranks.share(tokens),
+            held_out=held_out,
+            text_field=text_field,
+            context=context,
+            packed=packed,
+            batch=batch,
+            drop_first=drop_first,
+            compute_dtype=compute_dtype,
+            dtype=dtype,
+            outlier_factor=outlier_factor,
+            drop_outliers=drop_outliers,
+            shard_mib=shard_mib,
+            seed=seed,
+            rank=ranks.rank,
+            world=ranks.world,
+        )
         lm = load_model(plan.model)
         check_plan(lm, plan)
-        claim_folder(path)
-    store = harvest_into(path, plan, lm)
+        ranks.claim(path)
+    harvest_into(ranks.part(path), plan, lm, quiet=ranks.rank > 0)
+    if not ranks.gather(path):
+        return
+    store = Store(path)
     console.print(store_table(store))
     console.print(f"Train on it: overtone train --store {path} --site {next(iter(store.sites))}")
     write_json(json, describe(store))
+
+
+class Ranks(NamedTuple):
+    """The processes that torchrun started: each reads documents of its own into a part, which become one store."""
+
+    rank: int
+    world: int
+
+    @staticmethod
+    def of_this_process() -> "Ranks":
+        """As torchrun's environment says; one process without it."""
+        ranks = Ranks(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+        if ranks.world > 1 and not distributed.is_initialized():
+            distributed.init_process_group("gloo")
+        return ranks
+
+    def share(self, tokens: int) -> int:
+        """This rank's share of the tokens."""
+        return tokens // self.world + (self.rank < tokens % self.world)
+
+    def part(self, path: Path, rank: int | None = None) -> Path:
+        """Where a rank (this one) writes: the store itself where there is one process."""
+        number = self.rank if rank is None else rank
+        return path if self.world == 1 else path.with_name(f"{path.name}.parts") / f"{number}-of-{self.world}"
+
+    def claim(self, path: Path) -> None:
+        """Make the place to write to. A part that was stopped goes on."""
+        if self.world == 1:
+            claim_folder(path)
+        elif path.exists():
+            raise FileExistsError(f"{path} exists and is not overwritten; choose another --out or remove it")
+        else:
+            self.part(path).mkdir(parents=True, exist_ok=True)
+
+    def gather(self, path: Path) -> bool:
+        """Make one store of the parts once all are there; whether this rank is the one to go on."""
+        if self.world == 1:
+            return True
+        distributed.barrier()
+        if self.rank == 0:
+            join_ranks([self.part(path, rank) for rank in range(self.world)], path)
+            shutil.rmtree(self.part(path).parent)
+        distributed.barrier()
+        distributed.destroy_process_group()
+        return self.rank == 0

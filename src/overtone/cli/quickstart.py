@@ -29,7 +29,7 @@ from overtone.metrics.reconstruction import evaluate as reconstruction
 from overtone.report import plots
 from overtone.report.readme import write_readme
 from overtone.report.tables import metrics_table
-from overtone.runs import RunFolder, claim_folder, execute, timestamp
+from overtone.runs import RunFolder, claim_folder, execute_together, timestamp
 from overtone.training import Run
 
 NAMES: tuple[str, str] = ("GBA", "TopK")
@@ -124,7 +124,8 @@ def _train(path: Path, name: str, rows: Harvested, run: Run) -> Trained:
     source = StoreSource(f"../{ACTIVATIONS}" if name else ACTIVATIONS, SITE)
     folder = RunFolder.create(path / name, run, {"source": to_json(source)})
     began = time.perf_counter()
-    follow(execute(folder, rows_of(folder).stream), run, f"Training {run.method.name}, seed {run.seed}")
+    (own,) = rows_of([folder])
+    follow(execute_together([(folder, own.stream)]), [(f"Training {run.method.name}, seed {run.seed}", run)])
     seconds = time.perf_counter() - began
     dictionary = folder.dictionary()
     return Trained(folder, dictionary, reconstruction(dictionary, rows.held_out.x), seconds)

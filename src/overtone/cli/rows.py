@@ -1,28 +1,62 @@
 """A run's rows: read from a store (harvested into the run folder where there was none), or from the user's file."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
 from overtone.cli.common import console, token_progress
 from overtone.config import from_json, to_json
 from overtone.data.filling import Plan, harvest_store, plan_of, site_widths
+from overtone.data.live import HarvestStream
 from overtone.data.models import LanguageModel, load_model
 from overtone.data.shuffle import StoreStream
 from overtone.data.sites import resolve_site
-from overtone.data.source import FileSource, StoreSource
+from overtone.data.source import FileSource, LiveSource, StoreSource
 from overtone.data.store import HELD_OUT, TRAIN, Manifest, Store
-from overtone.data.stream import ArrayStream, Batch, Stream
+from overtone.data.stream import ArrayStream, Batch, SharedRows, Stream
 from overtone.data.text import Document
 from overtone.runs import RunFolder, claim_folder
 from overtone.training import Run
 
-Source = StoreSource | FileSource
+Source = StoreSource | LiveSource | FileSource
 ACTIVATIONS = "activations"  # the store in a run's folder
 EVALUATED = 200_000  # held-out rows of a store that are measured on, unless said otherwise
+LIVE_EVALUATED = 20_000  # held-out rows that are kept where the rows to train on are not
+
+
+class Member(NamedTuple):
+    """One of the runs that share their rows: its folder's name below the others' ("" for a run alone)."""
+
+    name: str
+    run: Run
+    site: str
+    target: str | None
+
+
+class Wanted(NamedTuple):
+    """Rows as the options describe them: `read` says where they come from, the rest how they are used."""
+
+    read: Plan | FileSource | Path
+    sites: tuple[str, ...]
+    target: str | None = None
+    memory_mib: int = 512
+    buffer_rows: int | None = None
+
+    def source(self, member: Member) -> Source:
+        """Where a member's rows come from, seen from its folder."""
+        if isinstance(self.read, FileSource):
+            return self.read
+        if isinstance(self.read, Path):
+            return StoreSource(str(self.read.resolve()), member.site, member.target, self.memory_mib)
+        path = f"../{ACTIVATIONS}" if member.name else ACTIVATIONS
+        if self.buffer_rows is not None:
+            return LiveSource(path, member.site, member.target, self.buffer_rows)
+        return StoreSource(path, member.site, member.target, self.memory_mib)
 
 
 class Rows(NamedTuple):
@@ -32,29 +66,37 @@ class Rows(NamedTuple):
     held_out: Callable[[], Iterable[Tensor | Batch]]
 
 
-def new_run(path: Path, source: Source | Plan, make_run: Callable[[int], Run]) -> tuple[RunFolder, Rows]:
-    """Claim a folder, write the configuration, get the rows; `make_run` is told the rows' width d.
+def new_runs(
+    path: Path, wanted: Wanted, members_of: Callable[[dict[str, int]], Sequence[Member]]
+) -> tuple[list[RunFolder], list[Rows]]:
+    """Claim a folder, write the configurations, get the rows; `members_of` is told site → d.
 
     Everything that can be wrong is found before the folder is made: an error leaves nothing behind.
     """
-    if isinstance(source, Plan):
-        lm = load_model(source.model)
-        run = make_run(check_plan(lm, source)[source.sites[0]])
-        claim_folder(path)
-        data = {"source": to_json(StoreSource(ACTIVATIONS, source.sites[0])), "harvest": to_json(source)}
-        folder = RunFolder.create(path, run, data)
-        harvest_with_held_out(path / ACTIVATIONS, source, lm)
-        return folder, rows_of(folder)
-    if isinstance(source, StoreSource):
-        store = source.open(path)
-        d = store.sites[store.site(source.site)]
-        store.shards(TRAIN)
+    lm = None
+    if isinstance(wanted.read, Plan):
+        lm = load_model(wanted.read.model)
+        widths = check_plan(lm, wanted.read)
+    elif isinstance(wanted.read, Path):
+        widths = Store(wanted.read).sites
     else:
-        d = source.split().train.shape[1]
-    run = make_run(d)
+        widths = {"": wanted.read.split().train.shape[1]}
+    members = members_of(widths)
     claim_folder(path)
-    folder = RunFolder.create(path, run, {"source": to_json(source)})
-    return folder, rows_of(folder)
+    folders = []
+    for member in members:
+        data = {"source": to_json(wanted.source(member))}
+        if isinstance(wanted.read, Plan):
+            data["harvest"] = to_json(wanted.read)
+        (path / member.name).mkdir(exist_ok=True)
+        folders.append(RunFolder.create(path / member.name, member.run, data))
+    return folders, rows_of(folders, lm)
+
+
+def existing_runs(path: Path) -> list[RunFolder]:
+    """The run in a folder, or the runs below it that share their rows."""
+    below = sorted(p.parent for p in path.glob("*/config.json")) if not (path / "config.json").exists() else []
+    return [RunFolder.open(folder) for folder in below or [path]]
 
 
 def check_plan(lm: LanguageModel, plan: Plan) -> dict[str, int]:
@@ -65,8 +107,11 @@ def check_plan(lm: LanguageModel, plan: Plan) -> dict[str, int]:
     return widths
 
 
-def harvest_into(path: Path, plan: Plan, lm: LanguageModel) -> Store:
+def harvest_into(path: Path, plan: Plan, lm: LanguageModel, *, quiet: bool = False) -> Store:
     """Harvest behind a progress bar, and say what came out."""
+    if quiet:
+        harvest_store(lm, plan, path)
+        return Store(path)
     with token_progress(f"Reading {', '.join(plan.text)} with {plan.model}") as progress:
         harvest_store(lm, plan, path, progress=progress)
     store = Store(path)
@@ -102,25 +147,56 @@ def harvest_with_held_out(path: Path, plan: Plan, lm: LanguageModel) -> Store:
 
 def source_of(folder: RunFolder) -> Source:
     """Where a run's rows come from."""
-    return from_json(folder.data["source"], extra=(StoreSource, FileSource))
+    return from_json(folder.data["source"], extra=(StoreSource, LiveSource, FileSource))
 
 
-def rows_of(folder: RunFolder) -> Rows:
-    """The rows of an existing run; a harvest that was interrupted goes on."""
-    source, run = source_of(folder), folder.run
+def rows_of(folders: Sequence[RunFolder], lm: LanguageModel | None = None) -> list[Rows]:
+    """The rows of existing runs, read once for all of them; a harvest that was interrupted goes on."""
+    run, source = folders[0].run, source_of(folders[0])
     if isinstance(source, FileSource):
         split = source.split()
-        stream = ArrayStream(split.train, run.batch, seed=run.seed, source=source.path)
-        return Rows(stream, lambda: split.held_out.split(1024))
-    if "harvest" in folder.data:
-        plan = from_json(folder.data["harvest"], extra=(Plan,))
-        if not _is_complete(folder.path / source.path):
-            harvest_with_held_out(folder.path / source.path, plan, load_model(plan.model))
-    store = open_store(folder)
-    options: dict[str, Any] = {"site": source.site, "target": source.target, "memory_mib": source.memory_mib}
-    return Rows(
-        StoreStream(store, run.batch, seed=run.seed, **options),
-        lambda: store.batches(source.site, HELD_OUT, target=source.target, limit=EVALUATED),
+        kept_apart = split.held_out.split(1024)
+        return [
+            Rows(ArrayStream(split.train, run.batch, seed=run.seed, source=source.path), lambda: kept_apart)
+            for _ in folders
+        ]
+    sources = [s for s in map(source_of, folders) if not isinstance(s, FileSource)]
+    sites = tuple(dict.fromkeys(site for s in sources for site in (s.site, s.target) if site is not None))
+    plan = from_json(folders[0].data["harvest"], extra=(Plan,)) if "harvest" in folders[0].data else None
+    place = folders[0].path / source.path
+    kept = (
+        replace(plan, splits=(HELD_OUT,), held_out_tokens=LIVE_EVALUATED)
+        if plan and isinstance(source, LiveSource)
+        else plan
+    )
+    if kept is not None and not _is_complete(place):
+        lm = lm or load_model(kept.model)
+        harvest_with_held_out(place, kept, lm)
+    store = open_store(folders[0])
+    if isinstance(source, StoreSource):
+        rows = StoreStream(store, run.batch, sites=sites, seed=run.seed, memory_mib=source.memory_mib)
+    else:
+        assert plan is not None
+        rows = HarvestStream(
+            lm or load_model(plan.model), plan, run.batch, buffer_rows=source.buffer_rows, seed=run.seed
+        )
+        _tell_mixing(rows)
+    shared = SharedRows(rows)
+
+    def held_out(site: str, target: str | None) -> Iterable[Batch]:
+        return store.batches(site, HELD_OUT, target=target, limit=EVALUATED)
+
+    return [
+        Rows(shared.reader(s.site, store.sites[s.site], s.target), partial(held_out, s.site, s.target)) for s in sources
+    ]
+
+
+def _tell_mixing(stream: HarvestStream) -> None:
+    mixing = stream.mixing()
+    console.print(
+        f"Shuffle buffer of {mixing.rows:,} rows of {mixing.documents:,} documents: a batch of {stream.batch} has rows of "
+        f"{mixing.per_batch:.0f} documents ({mixing.perfect:.0f} in a perfect shuffle of the buffer's text). A larger "
+        "--buffer-rows mixes more; a store (overtone harvest) mixes everything"
     )
 
 
@@ -134,10 +210,10 @@ def _is_complete(path: Path) -> bool:
 def open_store(folder: RunFolder) -> Store:
     """The store that a run reads. FileNotFoundError when it was removed."""
     source = source_of(folder)
-    if not isinstance(source, StoreSource):
+    if isinstance(source, FileSource):
         raise ValueError(f"{folder.path} was trained on a file of activations, {source.path}, and not on a store")
     try:
-        return source.open(folder.path)
+        return Store(folder.path / source.path)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{error}. The activations of {folder.path} were moved or removed; measure on other rows with --activations FILE"

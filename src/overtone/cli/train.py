@@ -4,27 +4,28 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from overtone.cli.common import MethodName, console, follow, make_method, write_json
-from overtone.cli.rows import Source, new_run, rows_of
+from overtone.cli.common import MethodName, console, follow, make_methods, write_json
+from overtone.cli.rows import Member, Wanted, existing_runs, new_runs, rows_of
 from overtone.data.filling import Plan
-from overtone.data.source import FileSource, StoreSource
+from overtone.data.source import FileSource
 from overtone.data.store import Store
 from overtone.metrics.reconstruction import evaluate
 from overtone.report.tables import metrics_table
-from overtone.runs import RunFolder, execute, timestamp
+from overtone.runs import execute_together, timestamp
 from overtone.training import Run
 
 
 def train(
     model: str | None = None,
-    site: str | None = None,
-    text: str | None = None,
+    site: tuple[str, ...] = (),
+    text: tuple[str, ...] = (),
     activations: str | None = None,
     tensor: str | None = None,
     store: str | None = None,
     target: str | None = None,
     memory_mib: int = 512,
-    method: MethodName = "gba",
+    buffer_rows: int | None = None,
+    method: tuple[MethodName, ...] = ("gba",),
     l0: float | None = None,
     groups: int | None = None,
     htf: float | None = None,
@@ -32,7 +33,7 @@ def train(
     frequency: float | None = None,
     k: int | None = None,
     coefficient: float | None = None,
-    latents: int | None = None,
+    latents: tuple[int, ...] = (),
     expansion: int = 8,
     tokens: int = 500_000,
     context: int = 128,
@@ -51,18 +52,21 @@ def train(
     """Train a dictionary on a language model's activations, on a store of them, or on activations that you have in a file.
 
     The run folder holds the configuration, a record every 50 steps, checkpoints, and at the end the dictionary. A run that
-    was stopped, however abruptly, goes on with `--resume FOLDER` and ends with the same weights.
+    was stopped, however abruptly, goes on with `--resume FOLDER` and ends with the same weights. Several sites, methods or
+    widths are trained side by side in one pass over the rows, each in a folder of its own.
 
     Args:
         model: "minilm" (extra `demo`), a local folder, or a Hugging Face model name.
-        site: where to read: resid.3, mlp_in.3, mlp_out.3, attn_in.3, attn_out.3, z.3, any module path, or in:PATH.
-        text: stdlib-docs, stdlib-source, a file, a folder, or hub:NAME[:CONFIG].
+        site: where to read: resid.3, mlp_in.3, mlp_out.3, attn_in.3, attn_out.3, z.3, any module path, or in:PATH; several
+            for several dictionaries.
+        text: stdlib-docs, stdlib-source, a file, a folder, or hub:NAME[:CONFIG]; several are read one after the other.
         activations: a file of activations instead of model, site and text: .npy (rows, d), .safetensors or .parquet.
         tensor: which tensor of the safetensors file, or column of the Parquet file.
         store: a store that `overtone harvest` wrote, instead of model and text; --site says which of its sites.
-        target: (store) another site to reconstruct from the site's codes (a transcoder); of the same width, so far.
+        target: another site to reconstruct from the site's codes (a transcoder); of the same width, so far.
         memory_mib: memory for activations on their way from the store, in MiB.
-        method: gba steers how often every latent fires; the others are for comparison.
+        buffer_rows: keep no activations: read the model while training, through a shuffle buffer of so many rows.
+        method: gba steers how often every latent fires; the others are for comparison. Several for several dictionaries.
         l0: (gba, gba-paper) wanted number of active latents per token; gba meets it, gba-paper stays below.
         groups: (gba, gba-paper) number of frequency groups.
         htf: (gba, gba-paper) highest target frequency.
@@ -70,7 +74,7 @@ def train(
         frequency: (ba, modified-ba) the one target frequency.
         k: (topk) active latents per token.
         coefficient: (l1) weight of the penalty.
-        latents: dictionary width.
+        latents: dictionary width; several for several dictionaries.
         expansion: dictionary width as a multiple of d, where latents is not given.
         tokens: tokens to read from the text (fewer if it is shorter).
         context: tokens per context.
@@ -89,26 +93,46 @@ def train(
     given = locals()
     if resume is not None:
         _refuse_with_resume(given)
-        folder = RunFolder.open(resume)
-        rows = rows_of(folder)
+        folders = existing_runs(resume)
+        rows = rows_of(folders)
     else:
-        wanted = {"model": model, "site": site, "text": text}
-        source = _source(wanted, activations, tensor, store, target, memory_mib, tokens, context, text_field)
+        wanted = _wanted(model, site, text, activations, tensor, store, target, tokens, context, text_field)
+        wanted = wanted._replace(memory_mib=memory_mib, buffer_rows=buffer_rows)
         options = {"l0": l0, "groups": groups, "htf": htf, "ltf": ltf, "frequency": frequency, "k": k}
-        chosen = make_method(method, {**options, "coefficient": coefficient})
-        schedule = {"lr": lr, "warmup": warmup, "decay": decay}
+        methods = make_methods(method, {**options, "coefficient": coefficient})
+        schedule = {"lr": lr, "warmup": warmup, "decay": decay, "seed": seed, "checkpoint_every": checkpoint_every}
 
-        def make_run(d: int) -> Run:
-            width = expansion * d if latents is None else latents
-            return Run(chosen, width, steps, batch, seed=seed, checkpoint_every=checkpoint_every, **schedule)
+        def members_of(widths: dict[str, int]) -> list[Member]:
+            members = []
+            for name in wanted.sites:
+                _check_target(widths, name, target)
+                for label, chosen in zip(method, methods, strict=True):
+                    for width in latents or (expansion * widths[name],):
+                        run = Run(chosen, width, steps, batch, **schedule)
+                        members.append(
+                            Member(f"{name}-{label}-{width}".replace("/", "_").lstrip("-"), run, name, target)
+                        )
+            return [members[0]._replace(name="")] if len(members) == 1 else members
 
-        folder, rows = new_run(out or Path("runs") / timestamp(), source, make_run)
-    run = folder.run
-    follow(execute(folder, rows.stream), run, f"Training {run.method.name}")
-    result = evaluate(folder.dictionary(), rows.held_out()).summary()
-    console.print(metrics_table({run.method.name: result}, f"{result['rows']:,} held-out rows"))
-    console.print(f"Run folder: {folder.path}   In Python: overtone.load({str(folder.path)!r})")
-    write_json(json, {"run": str(folder.path), "method": run.method.name, "metrics": result})
+        folders, rows = new_runs(out or Path("runs") / timestamp(), wanted, members_of)
+    labels = [folder.path.name if len(folders) > 1 else folder.run.method.name for folder in folders]
+    records = execute_together([(folder, part.stream) for folder, part in zip(folders, rows, strict=True)])
+    follow(records, [(f"Training {label}", folder.run) for label, folder in zip(labels, folders, strict=True)])
+    results = [evaluate(f.dictionary(), part.held_out()).summary() for f, part in zip(folders, rows, strict=True)]
+    console.print(metrics_table(dict(zip(labels, results, strict=True)), f"{results[0]['rows']:,} held-out rows"))
+    where = folders[0].path
+    if len(folders) > 1:
+        console.print(f"Run folders: {where.parent}/…")
+    console.print(f"Run folder: {where}   In Python: overtone.load({str(where)!r})")
+    found = zip(folders, results, strict=True)
+    write_json(json, {"runs": [{"run": str(f.path), "method": f.run.method.name, "metrics": m} for f, m in found]})
+
+
+def _check_target(widths: dict[str, int], site: str, target: str | None) -> None:
+    if target is not None and widths[target] != widths[site]:
+        raise ValueError(
+            f"--target {target} has width {widths[target]}, --site {site} {widths[site]}; they must be equal"
+        )
 
 
 def _refuse_with_resume(given: dict[str, Any]) -> None:
@@ -121,36 +145,33 @@ def _refuse_with_resume(given: dict[str, Any]) -> None:
             )
 
 
-def _source(
-    wanted: dict[str, str | None], activations: str | None, tensor: str | None, store: str | None, target: str | None,
-    memory_mib: int, tokens: int, context: int, text_field: str | None,
-) -> Source | Plan:  # fmt: skip
+def _wanted(
+    model: str | None, site: tuple[str, ...], text: tuple[str, ...], activations: str | None, tensor: str | None,
+    store: str | None, target: str | None, tokens: int, context: int, text_field: str | None,
+) -> Wanted:  # fmt: skip
     if activations is not None:
-        if any(wanted.values()) or store:
+        if model or site or text or store or target:
             raise ValueError(
-                "--activations gives the rows already; drop --model, --site, --text and --store, or drop --activations"
+                "--activations gives the rows already; drop --model, --site, --text, --store and --target, or drop "
+                "--activations"
             )
-        return FileSource(str(Path(activations).resolve()), tensor)
-    model, site, text = wanted.values()
+        return Wanted(FileSource(str(Path(activations).resolve()), tensor), ("",))
     if store is not None:
         if model or text:
             raise ValueError("--store gives the rows already; drop --model and --text, or drop --store")
         opened = Store(store)
-        site = opened.site(site)
-        if target is not None and opened.sites[opened.site(target)] != opened.sites[site]:
-            raise ValueError(
-                f"--target {target} has width {opened.sites[target]}, --site {site} {opened.sites[site]}; they must be equal"
-            )
-        return StoreSource(str(Path(store).resolve()), site, target, memory_mib)
-    if target is not None:
-        raise ValueError("--target needs a --store that holds both sites; harvest one with overtone harvest --sites")
-    missing = [f"--{name}" for name, value in wanted.items() if value is None]
-    if missing or model is None or site is None or text is None:
+        chosen = tuple(opened.site(name) for name in site) or (opened.site(),)
+        return Wanted(Path(store), chosen, None if target is None else opened.site(target))
+    missing = [f"--{name}" for name, value in (("model", model), ("site", site), ("text", text)) if not value]
+    if missing or model is None:
         raise ValueError(
             f"nothing to train on: {', '.join(missing)} missing; give --model, --site and --text, or --store STORE, or "
             "--activations FILE"
         )
-    return Plan(located(model), (site,), (located(text),), tokens, text_field=text_field, context=context)
+    sites = tuple(dict.fromkeys((*site, target) if target else site))
+    texts = tuple(located(source) for source in text)
+    plan = Plan(located(model), sites, texts, tokens, text_field=text_field, context=context)
+    return Wanted(plan, site, target)
 
 
 def located(name: str) -> str:

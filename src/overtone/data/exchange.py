@@ -253,20 +253,34 @@ def _write_parquet(store: Store, path: Path, site: str, split: str) -> None:
         writer.close()
 
 
-def merge_stores(paths: Sequence[str | Path], out: str | Path, *, renumber: bool = True) -> Store:
+def merge_stores(paths: Sequence[str | Path], out: str | Path) -> Store:
     """Several stores of the same sites as one; their order on disk stays, since the stream merges shards into one shuffle.
 
     Args:
         paths: the stores.
         out: the store to create. On the same file system it shares the shards' bytes with the old ones (hard links), which
             may be removed.
-        renumber: count the documents of each store on from those of the store before it; False when they were numbered
-            together (by the ranks of one harvest).
+
+    Documents are counted on from store to store.
 
     Raises:
         StoreError: other sites, widths or dtype, or an unfinished store. Nothing is changed then.
     """
-    stores, out = [Store(path) for path in paths], Path(out)
+    sources = [Store(path).manifest.source for path in paths]
+    return _join(paths, Path(out), {"kind": "merge", "of": sources}, renumber=True)
+
+
+def join_ranks(paths: Sequence[str | Path], out: str | Path) -> Store:
+    """The parts that the ranks of one harvest wrote, whose documents are numbered together, as one store."""
+    plans = [Store(path).manifest.source["plan"] for path in paths]
+    limits = [plan["tokens"] for plan in plans]
+    whole = {**plans[0], "rank": 0, "world": 1, "tokens": None if None in limits else sum(limits)}
+    source = {**Store(paths[0]).manifest.source, "plan": whole, "ranks": len(plans)}
+    return _join(paths, Path(out), source, renumber=False)
+
+
+def _join(paths: Sequence[str | Path], out: Path, source: dict[str, Any], *, renumber: bool) -> Store:
+    stores = [Store(path) for path in paths]
     if len(stores) < 1:
         raise ValueError("there are no stores to merge; name at least one")
     if out.exists():
@@ -277,7 +291,6 @@ def merge_stores(paths: Sequence[str | Path], out: str | Path, *, renumber: bool
     def fill(root: Path) -> None:
         (root / "shards").mkdir()
         first = stores[0].manifest
-        source = {"kind": "merge", "of": [store.manifest.source for store in stores]}
         merged = Manifest(first.dtype, first.sites, first.seed, source, complete=True)
         documents = 0
         for store in stores:

@@ -37,6 +37,8 @@ class Plan:
         text: what to read: one source or several (see overtone.data.text).
         tokens: stop after so many tokens to train on; None: at the end of the text.
         held_out: share of the documents that go into the split "held_out".
+        held_out_tokens: stop filling that split after so many tokens; None: no limit.
+        splits: what to keep; the harvest ends when every split with a limit has reached it.
         text_field: the key of the text in JSON, Parquet and Hub data.
         context: tokens per context, special ones counted.
         packed: fill every context with several documents where they are short; else a document begins a context.
@@ -56,6 +58,8 @@ class Plan:
     text: tuple[str, ...]
     tokens: int | None = None
     held_out: float = 0.1
+    held_out_tokens: int | None = None
+    splits: tuple[str, ...] = SPLITS
     text_field: str | None = None
     context: int = 128
     packed: bool = False
@@ -76,8 +80,9 @@ class Plan:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if not self.shard_mib > 0:
             raise ValueError(f"shard_mib={self.shard_mib} must be above 0")
-        if self.tokens is not None and self.tokens < 1:
-            raise ValueError(f"tokens={self.tokens} must be at least 1")
+        for name in ("tokens", "held_out_tokens"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
         if not 0 <= self.held_out < 1:
             raise ValueError(f"held_out={self.held_out} must be a share in [0, 1), such as 0.1")
         if not self.outlier_factor > 1:
@@ -98,6 +103,10 @@ class Plan:
     def split(self, doc: int) -> str:
         """The split of a document."""
         return HELD_OUT if is_held_out(doc, self.held_out, self.seed) else TRAIN
+
+    def limit(self, split: str) -> int | None:
+        """How many tokens of a split are wanted; None: all there are."""
+        return self.tokens if split == TRAIN else self.held_out_tokens
 
 
 class Group(NamedTuple):
@@ -150,21 +159,27 @@ class _Gathering:
 def groups(lm: LanguageModel, plan: Plan, shard_rows: int, progress: Mapping[str, Any]) -> Iterator[Group]:
     """The shards to be, from where a harvest stands, each of at most `shard_rows` rows (but at least one context)."""
     gathering: dict[str, _Gathering] = {}
-    for split in SPLITS if plan.held_out else (TRAIN,):
+    for split in plan.splits if plan.held_out else (TRAIN,):
         cutter = Cutter(lm, plan.context, packed=plan.packed, drop_first=plan.drop_first)
-        todo = plan.tokens - progress.get("tokens", 0) if split == TRAIN and plan.tokens is not None else None
+        limit = plan.limit(split)
+        todo = None if limit is None else limit - progress.get("tokens", {}).get(split, 0)
         gathering[split] = _Gathering(split, cutter, Place(*progress.get(split, (0, 0))), shard_rows, todo)
     begin = {split: part.begin for split, part in gathering.items()}
+
+    def enough() -> bool:
+        """Whether every split with a limit has reached it (a split without one takes what comes by meanwhile)."""
+        limited = [part.done for part in gathering.values() if part.todo is not None]
+        return bool(limited) and all(limited)
 
     def unread() -> Iterator[tuple[int, Document]]:
         for number, doc in plan.documents(skip=min(place.doc for place in begin.values())):
             split = plan.split(number)
-            if number >= begin[split].doc:
+            if split in gathering and number >= begin[split].doc and not gathering[split].done:
                 gathering[split].names[number] = doc.name
                 yield number, doc
 
     for number, ids in tokenised(lm.tokenizer, unread()):
-        if gathering[TRAIN].done:
+        if enough():
             break
         split = plan.split(number)
         start = begin[split].token if number == begin[split].doc else 0
@@ -228,7 +243,8 @@ def _open(root: Path, lm: LanguageModel, plan: Plan, sites: list[Site]) -> Manif
         return manifest
     manifest = read_manifest(root)
     before, wanted = _jsonable(plan_of(manifest, root)), _jsonable(plan)
-    changed = sorted(k for k in wanted if k != "tokens" and before[k] != wanted[k])
+    limits = ("tokens", "held_out_tokens")
+    changed = sorted(k for k in wanted if k not in limits and before[k] != wanted[k])
     if changed:
         raise StoreError(
             f"{root} was harvested with {changed[0]}={before[changed[0]]!r}, not {wanted[changed[0]]!r}; go on with its own "
@@ -236,10 +252,15 @@ def _open(root: Path, lm: LanguageModel, plan: Plan, sites: list[Site]) -> Manif
         )
     if manifest.source["model"]["fingerprint"] != identity["fingerprint"]:
         raise StoreError(f"{root} was harvested from another model than {lm.name!r} is now: their weights differ")
-    old, new = before["tokens"], wanted["tokens"]
-    if new is not None and (old is None or new < old):
-        raise StoreError(f"{root} was to hold {old or 'all'} tokens, which cannot become {new}; choose another place")
-    if old != new:
+    for name in limits:
+        old, new = before[name], wanted[name]
+        if new is not None and (old is None or new < old):
+            raise StoreError(
+                f"{root} was to hold {name}={old or 'all'}, which cannot become {new}; choose another place"
+            )
+    if before != wanted and "ranks" in manifest.source:
+        raise StoreError(f"{root} was put together from {manifest.source['ranks']} ranks and cannot be made longer")
+    if before != wanted:
         manifest = replace(manifest, complete=False, source={**manifest.source, "plan": wanted})
     return manifest
 
@@ -248,8 +269,8 @@ def plan_of(manifest: Manifest, root: Path) -> Plan:
     """The plan that a store was harvested with; StoreError when it was not harvested."""
     if manifest.source.get("kind") != "harvest":
         raise StoreError(f"{root} was not harvested from a model but {manifest.source.get('kind')}; it cannot go on")
-    values = manifest.source["plan"]
-    return Plan(**{**values, "sites": tuple(values["sites"]), "text": tuple(values["text"])})
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in manifest.source["plan"].items()}
+    return Plan(**values)
 
 
 def _jsonable(plan: Plan) -> dict[str, Any]:
@@ -276,19 +297,20 @@ def _write_group(
 ) -> Manifest:
     """Read a group's rows, write them as the next shard, and give the manifest that lists it."""
     rows = Rows.of(group.contexts)
-    done, training = manifest.progress.get("tokens", 0), group.split == TRAIN
+    tokens = manifest.progress.get("tokens", {})
+    done = tokens.get(group.split, 0)
 
     def tell(read: int) -> None:
-        if report is not None:
-            report(done + training * read, plan.tokens)
+        if report is not None and group.split == plan.splits[0]:
+            report(done + read, plan.limit(group.split))
 
-    x, norms = _read_group(lm, plan, sites, group, len(rows.context), tell)
-    keep, outliers = _usable(norms, plan)
+    x, norms = read_group(lm, plan, sites, group, len(rows.context), tell)
+    keep, outliers = usable(norms, plan)
     kept = keep.nonzero().flatten()
     progress = {
         **manifest.progress,
         group.split: list(group.end),
-        "tokens": done + training * len(keep),
+        "tokens": {**tokens, group.split: done + len(keep)},
         "zero_rows": manifest.progress.get("zero_rows", 0) + int((torch.stack(list(norms.values())) == 0).any(0).sum()),
     }
     if not len(kept):
@@ -308,7 +330,7 @@ def _write_group(
     return replace(manifest.with_shard(shard, stats), progress=progress)
 
 
-def _read_group(
+def read_group(
     lm: LanguageModel, plan: Plan, sites: list[Site], group: Group, rows: int, report: Callable[[int], None]
 ) -> tuple[dict[str, Float[Tensor, "rows d"]], dict[str, Float[Tensor, " rows"]]]:
     """(site → rows in the order of the text and the store's dtype, site → their norms)."""
@@ -333,7 +355,7 @@ def _read_group(
     return x, norms
 
 
-def _usable(norms: Mapping[str, Float[Tensor, " rows"]], plan: Plan) -> tuple[Bool[Tensor, " rows"], dict[str, int]]:
+def usable(norms: Mapping[str, Float[Tensor, " rows"]], plan: Plan) -> tuple[Bool[Tensor, " rows"], dict[str, int]]:
     """(rows to keep, site → number of outliers): rows of all zeros have no direction and are never kept."""
     all_norms = torch.stack(list(norms.values()))
     high = all_norms > plan.outlier_factor * all_norms.median(1, keepdim=True).values

@@ -139,6 +139,7 @@ class StoreStream:
         batch: rows per batch (and rank).
         site: what is read; may be left out when the store has one site.
         target: the site to reconstruct; None: `site` itself.
+        sites: further sites to read, for `next_rows`.
         split: "train" or "held_out".
         seed: of the order.
         memory_mib: memory for rows in flight: the window being used and the next one, being read in the background.
@@ -152,6 +153,7 @@ class StoreStream:
         *,
         site: str | None = None,
         target: str | None = None,
+        sites: Sequence[str] = (),
         split: str = TRAIN,
         seed: int = 0,
         memory_mib: int = 512,
@@ -163,9 +165,9 @@ class StoreStream:
                 f"batch={batch} and memory_mib={memory_mib} must be at least 1, rank={rank} from 0 to world−1 (world={world})"
             )
         self.store, self.batch, self.split, self.seed, self.rank, self.world = store, batch, split, seed, rank, world
-        self.site = store.site(site)
+        self.site = store.site(site or next(iter(sites), None))
         self.target = self.site if target is None else store.site(target)
-        self.sites = tuple(dict.fromkeys((self.site, self.target)))
+        self.sites = tuple(dict.fromkeys((self.site, self.target, *map(store.site, sites))))
         self.d = store.sites[self.site]
         self._shards = store.shards(split)
         self._starts = [{s: store.data_start(shard, s) for s in self.sites} for shard in self._shards]
@@ -190,6 +192,11 @@ class StoreStream:
         return self
 
     def __next__(self) -> Batch:
+        rows = self.next_rows()
+        return Batch(rows[self.site], rows[self.target])
+
+    def next_rows(self) -> dict[str, Float[Tensor, "batch _"]]:
+        """Site → the next batch of its rows; row i is of the same token at every site."""
         parts: dict[str, list[Tensor]] = {s: [] for s in self.sites}
         missing = self.batch
         while missing:
@@ -204,8 +211,7 @@ class StoreStream:
             self._visit = visit._replace(start=visit.start + take)
             if self._visit.start == visit.stop:
                 self._visit, self._next = self._next, next(self._visits)
-        found = {s: self._finish(pieces) for s, pieces in parts.items()}
-        return Batch(found[self.site], found[self.target])
+        return {s: self._finish(pieces) for s, pieces in parts.items()}
 
     def _finish(self, pieces: list[Tensor]) -> Float[Tensor, "batch d"]:
         x = (pieces[0] if len(pieces) == 1 else torch.cat(pieces)).float()
@@ -238,8 +244,9 @@ class StoreStream:
         """What must be the same for a position to mean the same."""
         digest = hashlib.sha256(self._epoch.counts.tobytes())
         for shard in self._shards:
-            digest.update(shard.sites[self.site].sha256.encode())
-        names = {"split": self.split, "site": self.site, "rows": self.rows, "seed": self.seed, "window": self.window}
+            digest.update("".join(shard.sites[s].sha256 for s in sorted(self.sites)).encode())
+        sites = sorted(self.sites)
+        names = {"split": self.split, "sites": sites, "rows": self.rows, "seed": self.seed, "window": self.window}
         return {**names, "checksum": digest.hexdigest()[:16]}
 
     def _all_pools(self, pools: list[Pool]) -> Iterator[Pool]:

@@ -1,4 +1,4 @@
-"""Where a run's rows come from, as a value: a store, or a file of activations that fits in memory."""
+"""Where a run's rows come from, as a value: a store, a model while it is read, or a file that fits in memory."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from overtone.data.exchange import read_chunks
-from overtone.data.store import Store
 from overtone.data.stream import check_rows
 
 
@@ -36,9 +35,22 @@ class StoreSource:
     target: str | None = None
     memory_mib: int = 512
 
-    def open(self, run_folder: Path) -> Store:
-        """The store."""
-        return Store(run_folder / self.path)
+
+@dataclass(frozen=True)
+class LiveSource:
+    """Rows straight from a model while it is read, through a shuffle buffer.
+
+    Args:
+        path: the store of held-out rows; a relative path is taken from the run's folder.
+        site: what is read.
+        target: the site to reconstruct; None: `site` itself.
+        buffer_rows: rows in the shuffle buffer.
+    """
+
+    path: str
+    site: str
+    target: str | None
+    buffer_rows: int
 
 
 @dataclass(frozen=True)

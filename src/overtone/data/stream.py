@@ -41,6 +41,87 @@ class Stream(Protocol):
         ...
 
 
+@runtime_checkable
+class RowSource(Protocol):
+    """What reads rows of several sites at once; its position can be saved and restored."""
+
+    batch: int
+
+    def next_rows(self) -> dict[str, Tensor]:
+        """Site → the next batch of its rows; row i is of the same token at every site."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-able position."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a saved position."""
+        ...
+
+
+class SharedRows:
+    """One pass over the rows for several dictionaries in lockstep: every reader gets every batch, read once.
+
+    No reader may be more than one batch ahead of another; each position saved is that of its own reader.
+    """
+
+    def __init__(self, source: RowSource):
+        self.source, self.count = source, 0
+        self._rows: dict[str, Tensor] = {}
+        self._before: dict[str, Any] = {}  # the position before the current batch
+        self._readers: list[SharedReader] = []
+
+    def reader(self, site: str, d: int, target: str | None = None) -> "SharedReader":
+        """A stream of one site's rows."""
+        self._readers.append(SharedReader(self, site, d, target))
+        return self._readers[-1]
+
+    def rows(self, number: int) -> dict[str, Tensor]:
+        """Batch `number`: the current one or the next."""
+        if number == self.count:
+            self._before = self.source.state_dict()
+            self._rows, self.count = self.source.next_rows(), self.count + 1
+        if number != self.count - 1:
+            raise RuntimeError(f"a reader wants batch {number}, the others are at {self.count - 1}; step them in turn")
+        return self._rows
+
+    def position(self, number: int) -> dict[str, Any]:
+        """The position of a reader that has seen `number` batches."""
+        return self.source.state_dict() if number == self.count else self._before
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a saved position, all readers alike."""
+        self.source.load_state_dict(state)
+        self.count = 0
+        for reader in self._readers:
+            reader.count = 0
+
+
+class SharedReader:
+    """A stream that shares its reading with others; from `SharedRows.reader`."""
+
+    def __init__(self, shared: SharedRows, site: str, d: int, target: str | None):
+        self.d, self.count = d, 0
+        self._shared, self._site, self._target = shared, site, target or site
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        rows = self._shared.rows(self.count)
+        self.count += 1
+        return Batch(rows[self._site], rows[self._target])
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position after this reader's last batch."""
+        return self._shared.position(self.count)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a saved position, together with all other readers."""
+        self._shared.load_state_dict(state)
+
+
 def check_rows(x: Float[Tensor, "rows d"], source: str, *, allow_zero: bool = False) -> Float[Tensor, "rows d"]:
     """Rows fit to train on, or a ValueError naming the first bad row and its source."""
     if x.ndim != 2:

@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
+MANY = 3  # dictionaries side by side in a narrow terminal
 COLUMNS = {
     "explained_variance": ("explained variance", "{:.3f}"),
     "normalised_mse": ("normalised MSE", "{:.3f}"),
@@ -22,8 +23,18 @@ COLUMNS = {
 
 
 def metrics_table(results: Mapping[str, Mapping[str, Any]], title: str) -> Table:
-    """One row per metric, one column per dictionary; values are numbers, or lists of numbers over seeds."""
+    """One row per metric, one column per dictionary – or the other way round, where there are many dictionaries.
+
+    Values are numbers, or lists of numbers over seeds.
+    """
     table = Table(title=title, title_justify="left")
+    if len(results) > MANY:
+        shown = [key for key in COLUMNS if any(key in result for result in results.values())]
+        for label in ("", *(COLUMNS[key][0] for key in shown)):
+            table.add_column(label, justify="right" if label else "left", overflow="fold")
+        for name, result in results.items():
+            table.add_row(name, *(cell(result.get(key), COLUMNS[key][1]) for key in shown))
+        return table
     table.add_column("")
     for name in results:
         table.add_column(name, justify="right")
