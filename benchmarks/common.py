@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
+from rich.console import Console
+from rich.table import Table
 from torch import Tensor
 
 from overtone.seeds import generator
@@ -34,6 +36,16 @@ class Spread(NamedTuple):
     def shown(self, form: str = ".2f") -> str:
         """Median and range, as text."""
         return f"{self.median:{form}} ({self.low:{form}}–{self.high:{form}})"
+
+
+def show(title: str, columns: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+    """Print a table, numbers to the right; wide enough also where the output is no terminal."""
+    table = Table(title=title)
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    for line in lines:
+        table.add_row(*line)
+    Console(width=max(150, Console().width)).print(table)
 
 
 class Timed(NamedTuple):

@@ -7,7 +7,8 @@ In turns: so many bytes read in order; as many by the stream (an epoch, or N bat
 more with all of it in the page cache, which leaves what it costs the processor. Before the first and the second the files are
 put out of the page cache; "from disk" says how much of the bytes then came from the disk (first, second, third). That the
 disk's host keeps a cache of its own cannot be excluded. Peak memory is measured in a process of its own, above what it holds
-right before the stream is made; the store must be at least 20 times as large as the stream's memory.
+right before the stream is made; the bound (memory_mib) is for the rows in flight, the batches come on top. The store must be
+at least 20 times as large as the bound.
 """
 
 import os
@@ -16,9 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from common import MIB, Spread, in_new_process, peak_mib, random_chunks, restart_peak, timed
-from rich.console import Console
-from rich.table import Table
+from common import MIB, Spread, in_new_process, peak_mib, random_chunks, restart_peak, show, timed
 
 from overtone import Store, StoreStream, import_rows
 from overtone.cli.common import write_json
@@ -67,11 +66,6 @@ def stream_peak_mib(path: Path, memory_mib: int, batches: int) -> float:
 def measure(store: Store, memory_mib: int, repeats: int, limit: int | None) -> dict[str, Any]:
     """All that is measured on one store."""
     d, rows = store.sites["x"], store.rows()
-    if rows * d * 2 < LARGER * memory_mib * MIB:
-        raise ValueError(
-            f"{rows * d * 2 / MIB:,.0f} MiB of rows are less than {LARGER} times memory_mib={memory_mib}; raise --gib or "
-            "lower --memory-mib"
-        )
     batches = rows // BATCH if limit is None else min(limit, rows // BATCH)
     read = batches * BATCH
     size = read * d * 2
@@ -94,34 +88,32 @@ def measure(store: Store, memory_mib: int, repeats: int, limit: int | None) -> d
         "from_disk": [Spread.of([t.disk_bytes / size for t in part]).median for part in (in_order, shuffled, cached)],
         "peak_mib": in_new_process(stream_peak_mib, store.path, memory_mib, batches),
         "bound_mib": memory_mib,
+        "batch_mib": BATCH * d * 4 / MIB,
     }
 
 
-def table_of(results: list[dict[str, Any]], title: str) -> Table:
-    """The results, a line per width."""
-    table = Table(title=title)
-    for column in (
-        "d",
-        "in order, MB/s",
-        "shuffled, MB/s",
-        "shuffled : in order",
-        "shuffled, rows/s",
-        "cached, rows/s",
-    ):
-        table.add_column(column, justify="right")
-    for column in ("from disk, %", "peak, MiB", "bound, MiB"):
-        table.add_column(column, justify="right")
-    for found in results:
-        table.add_row(
-            str(found["d"]),
-            *(f"{found[name]['median']:,.0f}" for name in ("in_order_mb_per_s", "shuffled_mb_per_s")),
-            Spread(**found["ratio"]).shown(),
-            *(f"{found[name]['median']:,.0f}" for name in ("shuffled_rows_per_s", "cached_rows_per_s")),
-            " ".join(f"{100 * share:.0f}" for share in found["from_disk"]),
-            f"{found['peak_mib']:,.0f}",
-            f"{found['bound_mib']:,.0f}",
-        )
-    return table
+def line_of(found: dict[str, Any]) -> list[str]:
+    """The results of one store as a line of the table."""
+
+    def median(name: str) -> str:
+        return f"{found[name]['median']:,.0f}"
+
+    return [
+        str(found["d"]),
+        median("in_order_mb_per_s"),
+        median("shuffled_mb_per_s"),
+        Spread(**found["ratio"]).shown(),
+        median("shuffled_rows_per_s"),
+        median("cached_rows_per_s"),
+        " / ".join(f"{100 * share:.0f}" for share in found["from_disk"]),
+        *(f"{found[name]:,.0f}" for name in ("peak_mib", "bound_mib", "batch_mib")),
+    ]
+
+
+COLUMNS = (
+    *("d", "in order\nMB/s", "shuffled\nMB/s", "shuffled :\nin order", "shuffled\nrows/s", "from cache\nrows/s"),
+    *("from disk\n%", "peak\nMiB", "bound\nMiB", "one batch\nMiB"),
+)
 
 
 def main(
@@ -133,6 +125,10 @@ def main(
     folder: Path | None = None,
     json: Path | None = None,
 ) -> None:
+    if gib * 1024 < LARGER * memory_mib:
+        raise SystemExit(
+            f"--gib {gib:g} is less than {LARGER} times --memory-mib {memory_mib}; raise the one or lower the other"
+        )
     results = []
     for d in widths:
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
@@ -140,7 +136,7 @@ def main(
             store = import_rows(chunks, Path(scratch, "store"), site="x", origin="benchmark", held_out=0)
             results.append(measure(store, memory_mib, repeats, batches))
     title = f"{gib:g} GiB of bfloat16 rows; a stream of {memory_mib} MiB; medians (ranges) of {repeats}"
-    Console().print(table_of(results, title))
+    show(title, COLUMNS, [line_of(found) for found in results])
     write_json(json, {"gib": gib, "memory_mib": memory_mib, "repeats": repeats, "results": results})
 
 

@@ -61,7 +61,7 @@ def recover(
 
     Args:
         suite: imbalanced – half of the rows mix 3 features, half 20 (arXiv 2506.14002).
-        methods: which to train: gba, gba-wrong, gba-paper, ba, modified-ba, topk-20, topk-30, topk-50, l1. Default: all
+        methods: which to train: gba, gba-wrong, gba-paper, ba, modified-ba, topk-10, topk-20, topk-30, topk-50, l1. Default: all
             but gba-paper and modified-ba.
         seeds: how many seeds; each has its own features, rows and initial weights.
         seed: the first seed.

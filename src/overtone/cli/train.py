@@ -96,6 +96,7 @@ def train(
         folders = existing_runs(resume)
         rows = rows_of(folders)
     else:
+        _check_buffer(buffer_rows, model, batch, context)
         wanted = _wanted(model, site, text, activations, tensor, store, target, tokens, context, text_field)
         wanted = wanted._replace(memory_mib=memory_mib, buffer_rows=buffer_rows)
         options = {"l0": l0, "groups": groups, "htf": htf, "ltf": ltf, "frequency": frequency, "k": k}
@@ -126,6 +127,18 @@ def train(
     console.print(f"Run folder: {where}   In Python: overtone.load({str(where)!r})")
     found = zip(folders, results, strict=True)
     write_json(json, {"runs": [{"run": str(f.path), "method": f.run.method.name, "metrics": m} for f, m in found]})
+
+
+def _check_buffer(buffer_rows: int | None, model: str | None, batch: int, context: int) -> None:
+    if buffer_rows is None:
+        return
+    if model is None:
+        raise ValueError("--buffer-rows is for --model, which is read while training; a store needs none, drop it")
+    if buffer_rows < max(batch, context):
+        raise ValueError(
+            f"--buffer-rows {buffer_rows} must hold at least a batch ({batch}) and a context ({context}); a good shuffle needs "
+            "a hundred times that"
+        )
 
 
 def _check_target(widths: dict[str, int], site: str, target: str | None) -> None:

@@ -1,0 +1,230 @@
+"""Harvest once, train many: the verbs around activation stores, on a tiny model saved to disk."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("transformers", reason='needs pip install "overtone[lm]"')
+
+import overtone
+from tiny_models import WORDS, D, tiny
+
+SITES = ("resid.1", "mlp_in.1", "mlp_out.1")
+SHORT = ("--steps", 24, "--batch", 32, "--latents", 32, "--groups", 4, "--checkpoint-every", 8)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model and a text of 40 documents."""
+    lm = tiny("llama", "[CLS] $A", 0.2)
+    lm.model.save_pretrained(tmp_path / "model")
+    lm.tokenizer.save_pretrained(tmp_path / "model")
+    rng = torch.Generator().manual_seed(0)
+    lines = [" ".join(WORDS[i] for i in torch.randint(len(WORDS), (50,), generator=rng)) for _ in range(40)]
+    (tmp_path / "docs.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+    return tmp_path
+
+
+READ = ("--model", "model", "--sites", *SITES, "--text", "docs.jsonl", "--context", 16, "--shard-mib", 0.05)
+
+
+def harvest(call, *more) -> None:
+    status, _, err = call("harvest", *READ, "--out", "store", *more)
+    assert status == 0, err
+
+
+def test_harvest_look_check_train_and_evaluate(call, folder: Path):
+    harvest(call, "--json", "h.json")
+    described = json.loads((folder / "h.json").read_text())
+    assert described["sites"] == dict.fromkeys(SITES, D) and described["complete"]
+    assert described["rows"]["train"] + described["rows"]["held_out"] == 40 * 50
+    status, out, _ = call("store", "info", "store")
+    assert status == 0 and "resid.1" in out and "1,800" in out
+    assert "every file as the manifest lists it" in call("store", "verify", "store")[1]
+    status, out, err = call(
+        "train", "--store", "store", "--site", "resid.1", *SHORT, "--out", "run", "--json", "t.json"
+    )
+    assert status == 0, err
+    (trained,) = json.loads((folder / "t.json").read_text())["runs"]
+    assert call("evaluate", "run", "--json", "a.json")[0] == 0
+    assert call("evaluate", "run/dictionary", "--store", "store", "--site", "resid.1", "--json", "b.json")[0] == 0
+    own, other = (json.loads((folder / n).read_text())["metrics"] for n in ("a.json", "b.json"))
+    assert own == other == trained["metrics"]
+    held_out = overtone.Store(folder / "store").activations("resid.1", "held_out").x
+    mine = overtone.evaluate(overtone.load(folder / "run"), held_out)
+    assert own["explained_variance"] == pytest.approx(mine.explained_variance, rel=1e-6)
+
+
+def test_a_transcoder_is_measured_on_its_target(call, folder: Path):
+    harvest(call)
+    words = ("--store", "store", "--site", "mlp_in.1", "--target", "mlp_out.1", *SHORT)
+    assert call("train", *words, "--out", "run", "--json", "t.json")[0] == 0
+    (trained,) = json.loads((folder / "t.json").read_text())["runs"]
+    store, dictionary = overtone.Store(folder / "store"), overtone.load(folder / "run")
+    read, target = (store.activations(site, "held_out").x for site in ("mlp_in.1", "mlp_out.1"))
+    error = (dictionary.reconstruct(read) - target).square().sum() / target.square().sum()
+    assert trained["metrics"]["normalised_mse"] == pytest.approx(float(error), rel=1e-4)
+
+
+def test_many_dictionaries_in_one_pass_are_those_trained_alone(call, folder: Path):
+    harvest(call)
+    # Two sites in flight take twice the memory of one; the order of rows depends on the window, and here all rows fit.
+    words = ("--store", "store", *SHORT, "--k", 4)
+    both = ("--site", "resid.1", "mlp_in.1", "--method", "gba", "topk", "--latents", 24, 32)
+    status, out, err = call("train", *words, *both, "--out", "group", "--json", "g.json")
+    assert status == 0, err
+    names = {f"{s}-{m}-{w}" for s in ("resid.1", "mlp_in.1") for m in ("gba", "topk") for w in (24, 32)}
+    assert {p.name for p in (folder / "group").iterdir()} == names
+    assert len(json.loads((folder / "g.json").read_text())["runs"]) == 8 and "resid.1-gba-24" in out
+    assert call("train", "--store", "store", "--site", "mlp_in.1", "--method", "topk", *SHORT[:-4], "--checkpoint-every", 8,
+                "--latents", 24, "--k", 4, "--out", "alone")[0] == 0  # fmt: skip
+    alone, member = (overtone.load(folder / p).state_dict() for p in ("alone", "group/mlp_in.1-topk-24"))
+    assert all(torch.equal(alone[k], member[k]) for k in alone)
+
+
+def test_a_group_stopped_between_two_checkpoints_goes_on(call, folder: Path, monkeypatch: pytest.MonkeyPatch):
+    harvest(call)
+    words = ("--store", "store", "--site", "resid.1", "--method", "gba", "topk", "--k", 4, *SHORT)
+    assert call("train", *words, "--out", "whole")[0] == 0
+    from overtone import checkpoint
+
+    real, saves = checkpoint.save_state, 0
+
+    def stop(*args, **kwargs):
+        nonlocal saves
+        saves += 1
+        if saves == 4:  # the first member has its second checkpoint, the other one not
+            raise KeyboardInterrupt
+        real(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_state", stop)
+        assert call("train", *words, "--out", "parts")[0] == 130
+    steps = sorted(p.name for p in (folder / "parts").glob("*/checkpoints/0*"))
+    assert steps == ["000000008", "000000016"]
+    status, _, err = call("train", "--resume", "parts")
+    assert status == 0, err
+    for name in ("resid.1-gba-32", "resid.1-topk-32"):
+        a, b = (overtone.load(folder / p / name).state_dict() for p in ("whole", "parts"))
+        assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_training_while_the_model_is_read(call, folder: Path):
+    words = (
+        "--model",
+        "model",
+        "--site",
+        "resid.1",
+        "--text",
+        "docs.jsonl",
+        "--context",
+        16,
+        "--buffer-rows",
+        400,
+        *SHORT,
+    )
+    status, out, err = call("train", *words, "--out", "run", "--json", "t.json")
+    assert status == 0, err
+    assert "Shuffle buffer of 39" in " ".join(out.split()) or "Shuffle buffer of 40" in " ".join(out.split())
+    store = overtone.Store(folder / "run" / "activations")
+    assert store.rows("train") == 0 and store.rows("held_out") == 200, "rows to train on are not kept"
+    assert call("evaluate", "run", "--downstream", "--contexts", 4)[0] == 0
+    shutil.rmtree(folder / "run" / "dictionary")
+    kept = sorted((folder / "run" / "checkpoints").iterdir())
+    before = overtone.load(folder / "run").state_dict()
+    assert kept and call("train", "--resume", "run")[0] == 0
+    after = overtone.load(folder / "run").state_dict()
+    assert all(torch.equal(before[k], after[k]) for k in before)
+
+
+def test_an_interrupted_harvest_within_train_goes_on(call, folder: Path, monkeypatch: pytest.MonkeyPatch):
+    words = ("--model", "model", "--site", "resid.1", "--text", "docs.jsonl", "--context", 16, *SHORT)
+    from overtone.data import shards
+
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "write_rows", stop)
+        assert call("train", *words, "--out", "run")[0] == 130
+    assert call("train", "--resume", "run")[0] == 0
+    assert overtone.Store(folder / "run" / "activations").manifest.complete
+
+
+def test_store_verbs(call, folder: Path, rows: torch.Tensor):
+    np.save(folder / "rows.npy", rows.numpy())
+    assert call("store", "import", "rows.npy", "--out", "a", "--dtype", "float32")[0] == 0
+    assert call("store", "import", "rows.npy", "--out", "b", "--dtype", "float32", "--seed", 1)[0] == 0
+    assert call("store", "merge", "a", "b", "--out", "ab")[0] == 0
+    assert call("store", "export", "ab", "--out", "ab.npy")[0] == 0
+    assert len(np.load(folder / "ab.npy")) == overtone.Store(folder / "ab").rows()
+    file = next((folder / "ab" / "shards").glob("*.x.safetensors"))
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 255
+    file.unlink()  # it shares its bytes with the store it came from
+    file.write_bytes(data)
+    status, _, err = call("store", "verify", "ab")
+    assert status == 2 and "is damaged: its SHA-256" in err
+    assert call("store", "verify", "a")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("harvest",), "--model, --sites, --text, --out missing"),
+        (("harvest", "--model", "model", "--sites", "resid.9", "--text", "docs.jsonl", "--out", "s"), "resid.9"),
+        (("harvest", "--model", "model", "--sites", "resid.1", "--text", "dox.jsonl", "--out", "s"), "docs.jsonl"),
+        (("harvest", "--resume", "nowhere"), "no activation store at nowhere"),
+        (("harvest", "--resume", "s", "--model", "model"), "drop --model"),
+        (("store", "info", "nowhere"), "no activation store at nowhere"),
+        (("store", "verify", "."), "no activation store at"),
+        (("store", "import", "rows.pt", "--out", "s"), "no file of activations at rows.pt"),
+        (("train", "--store", "nowhere"), "no activation store at nowhere"),
+        (("train", "--store", "x", "--model", "model"), "drop --model and --text, or drop --store"),
+        (("train", "--model", "model", "--site", "resid.1", "--text", "docs.jsonl", "--buffer-rows", "9"),
+         "--buffer-rows 9 must hold at least a batch (512) and a context (128)"),
+        (("train", "--store", "x", "--buffer-rows", "9"), "--buffer-rows is for --model"),
+    ],
+)  # fmt: skip
+def test_errors_are_one_clear_line(words: tuple, message: str, call, folder: Path):
+    before = sorted(folder.rglob("*"))
+    status, _, err = call(*words)
+    assert status == 2 and err.startswith("overtone: error: ") and err.count("\n") == 1 and message in err, err
+    assert sorted(folder.rglob("*")) == before, "an error in the settings leaves nothing behind"
+
+
+def test_other_sites_and_widths_are_named(call, folder: Path, rows: torch.Tensor):
+    harvest(call)
+    _, _, err = call("train", "--store", "store", "--site", "resid.2")
+    assert "has no site 'resid.2'; it has resid.1, mlp_in.1, mlp_out.1" in err
+    assert "holds 3 sites; choose one of" in call("train", "--store", "store")[2]
+    assert call("train", "--store", "store", "--site", "resid.1", *SHORT, "--out", "run")[0] == 0
+    np.save(folder / "rows.npy", rows.numpy())
+    call("store", "import", "rows.npy", "--out", "other")
+    status, _, err = call("evaluate", "run", "--store", "other")
+    assert status == 2 and "have width 12, the dictionary was trained on d=16" in err
+    shutil.rmtree(folder / "store")
+    assert "were moved or removed" in call("evaluate", "run")[2]
+
+
+def test_ranks_of_torchrun_write_one_store(call, folder: Path):
+    harvest(call)
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "overtone",
+         "harvest", *map(str, READ), "--out", "ranks"],
+        capture_output=True, text=True, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    one, both = overtone.Store(folder / "store"), overtone.Store(folder / "ranks")
+    assert both.verify() == [] and both.rows() == one.rows() and both.names() == one.names()
+    torch.testing.assert_close(both.mean("resid.1"), one.mean("resid.1"), atol=1e-6, rtol=1e-5)
+    assert not (folder / "ranks.parts").exists()
+    status, _, err = call("train", "--store", "ranks", "--site", "resid.1", *SHORT, "--out", "run")
+    assert status == 0, err
