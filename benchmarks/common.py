@@ -64,13 +64,13 @@ def random_chunks(rows: int, d: int) -> Iterator[Float[Tensor, "chunk d"]]:
 
 def timed(work: Callable[[], None]) -> Timed:
     """Do some work, once what went before has come to rest."""
-    _settle()
+    settle()
     before, began = _counter("read_bytes"), time.perf_counter()
     work()
     return Timed(time.perf_counter() - began, _counter("read_bytes") - before)
 
 
-def _settle() -> None:
+def settle() -> None:
     """Free dropped streams (they are reference cycles), and wait until no read-ahead is under way."""
     gc.collect()
     before = 0

@@ -26,10 +26,10 @@ import torch
 import tyro
 from common import MIB, Spread, in_new_process, peak_mib, restart_peak, show, timed
 
-from overtone import LanguageModel, Store, load_documents, load_model
+from overtone import HarvestPlan, LanguageModel, Store, harvest_store, load_documents, load_model
 from overtone.cli.common import write_json
 from overtone.data.contexts import Context, batches_of, contexts_of, model_inputs, pad_id
-from overtone.data.filling import Plan, harvest_store, site_widths
+from overtone.data.filling import site_widths
 from overtone.data.harvest import evaluating
 from overtone.data.sites import capture, resolve_site
 from overtone.data.text import iter_documents
@@ -38,13 +38,13 @@ LARGER = 20  # times the shard
 BARE_TOKENS = 20_000  # of the bare pass whose memory is measured
 
 
-def contexts_for(lm: LanguageModel, plan: Plan) -> list[Context]:
+def contexts_for(lm: LanguageModel, plan: HarvestPlan) -> list[Context]:
     """The contexts that a harvest by the plan reads, where its rows fit into one shard."""
     docs = load_documents(plan.text)
     return [c for c in contexts_of(lm, docs, context=plan.context, tokens=plan.tokens) if c.keep.any()]
 
 
-def forward(lm: LanguageModel, plan: Plan, contexts: Sequence[Context]) -> None:
+def forward(lm: LanguageModel, plan: HarvestPlan, contexts: Sequence[Context]) -> None:
     """The forward passes of a harvest, stopped where it stops; nothing is kept."""
     sites = [resolve_site(lm.model, name) for name in plan.sites]
     with evaluating(lm.model, plan.compute_dtype), torch.inference_mode():
@@ -54,7 +54,7 @@ def forward(lm: LanguageModel, plan: Plan, contexts: Sequence[Context]) -> None:
             got.take()
 
 
-def speed(lm: LanguageModel, plan: Plan, rounds: int, folder: Path) -> dict[str, Any]:
+def speed(lm: LanguageModel, plan: HarvestPlan, rounds: int, folder: Path) -> dict[str, Any]:
     """Rows per second of the bare pass and of the harvest, in turns."""
     contexts = contexts_for(lm, plan)
     rows = sum(int(c.keep.sum()) for c in contexts)
@@ -76,7 +76,7 @@ def speed(lm: LanguageModel, plan: Plan, rounds: int, folder: Path) -> dict[str,
     }
 
 
-def peak_above_model(plan: Plan, path: Path | None) -> float:
+def peak_above_model(plan: HarvestPlan, path: Path | None) -> float:
     """Peak memory of a harvest into `path` (None: of a bare pass) above what is held after one forward pass, in MiB."""
     lm = load_model(plan.model)
     few = replace(plan, tokens=BARE_TOKENS)
@@ -91,7 +91,7 @@ def peak_above_model(plan: Plan, path: Path | None) -> float:
     return peak_mib() - before
 
 
-def memory(lm: LanguageModel, plan: Plan, shard_mib: float, folder: Path) -> dict[str, Any]:
+def memory(lm: LanguageModel, plan: HarvestPlan, shard_mib: float, folder: Path) -> dict[str, Any]:
     """Peak memory of a harvest whose store is so many times larger than its shards."""
     (d,) = site_widths(lm, [resolve_site(lm.model, name) for name in plan.sites], plan).values()
     tokens = math.ceil(LARGER * shard_mib * MIB / (d * 2))
@@ -142,7 +142,7 @@ def main(
         file = Path(scratch, "text.jsonl")
         write_text(text, file)
         lm = load_model(model)
-        plan = Plan(model, sites[:1], (str(file),), tokens=tokens, held_out=0)
+        plan = HarvestPlan(model, sites[:1], (str(file),), tokens=tokens, held_out=0)
         cases = [plan] if len(sites) == 1 else [plan, replace(plan, sites=sites)]
         speeds = [speed(lm, case, rounds, Path(scratch)) for case in cases]
         found = memory(lm, plan, shard_mib, Path(scratch))

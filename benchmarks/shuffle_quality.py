@@ -1,10 +1,11 @@
 """How well a store's stream is shuffled, beside perfect permutations.
 
     python benchmarks/shuffle_quality.py [--documents 2400] [--document-rows 512] [--d 8] [--shard-mib 1.5] [--memory-mib 3]
-                                         [--epochs 5] [--permutations 10] [--seed 0] [--folder DIR] [--json PATH]
+                                         [--epochs 5] [--seeds 4] [--permutations 20] [--folder DIR] [--json PATH]
 
 The rows of a text, numbered; shards are contiguous stretches of it, as a harvest's are. Every row's number is written in its
-values, so that the order is read from the batches and not from the library's word. Of every epoch:
+values, so that the order is read from the batches and not from the library's word. Of every epoch, for some seeds of the
+order (one seed alone is a poor judge: correlations of a few epochs scatter):
 
 * absolute rank correlation of the order of the stream with that of the text: over the epoch, and within stretches of 10 batches
   of 4096 (mean over the stretches);
@@ -17,7 +18,7 @@ Rows that lie in one block of a file (1 MiB) stay together, so the last two depe
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,27 +111,26 @@ def measured(orders: np.ndarray, document_rows: int, window: int) -> list[dict[s
     return [measure(order, last, document_rows, window) for order, last in zip(orders, before, strict=True)]
 
 
-def spreads(found: list[dict[str, float]]) -> dict[str, Any]:
-    """Mean and range of every statistic, where it is known."""
-    columns = {name: [epoch[name] for epoch in found if not np.isnan(epoch[name])] for name in NAMES}
-    return {name: {"mean": float(np.mean(x)), "low": min(x), "high": max(x)} for name, x in columns.items()}
+def spreads(found: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """Mean and range of every statistic over epochs; None where no epoch has one before it."""
+
+    def spread(x: list[float]) -> dict[str, float] | None:
+        return {"mean": float(np.mean(x)), "low": min(x), "high": max(x)} if x else None
+
+    return {name: spread([epoch[name] for epoch in found if not np.isnan(epoch[name])]) for name in NAMES}
 
 
-def show_results(epochs: list[dict[str, float]], summary: dict[str, Any], perfect: dict[str, Any], title: str) -> None:
-    """A line per epoch, then what perfect permutations have."""
+def show_results(summaries: dict[str, dict[str, Any]], title: str) -> None:
+    """A line per summary."""
 
-    def number(name: str, value: float) -> str:
-        if np.isnan(value):
+    def shown(name: str, found: dict[str, float] | None) -> str:
+        if found is None:
             return "–"
-        return f"{100 * value:.3f}" if name == "together_again" else f"{value:.5f}" if value < 1 else f"{value:.1f}"
+        scale, form = (100, ".2f") if name == "together_again" else (1, ".1f" if name == "documents" else ".5f")
+        mean, low, high = (f"{scale * found[key]:{form}}" for key in ("mean", "low", "high"))
+        return f"{mean} ({low}–{high})"
 
-    def line(label: str, found: dict[str, Any]) -> list[str]:
-        texts = [[number(name, found[name][key]) for key in ("mean", "low", "high")] for name in NAMES]
-        return [label, *(f"{mean} ({low}–{high})" for mean, low, high in texts)]
-
-    lines = [[f"epoch {i}", *(number(n, epoch[n]) for n in NAMES)] for i, epoch in enumerate(epochs, start=1)]
-    lines.append(line("these epochs", summary))
-    lines.append(line("perfect", perfect))
+    lines = [[label, *(shown(name, found[name]) for name in NAMES)] for label, found in summaries.items()]
     show(title, ("mean (range)", *NAMES.values()), lines)
 
 
@@ -141,37 +141,36 @@ def main(
     shard_mib: float = 1.5,
     memory_mib: int = 3,
     epochs: int = 5,
-    permutations: int = 10,
-    seed: int = 0,
+    seeds: int = 4,
+    permutations: int = 20,
     folder: Path | None = None,
     json: Path | None = None,
 ) -> None:
     rows = documents * document_rows
-    if d < DIGITS + 1 or rows > 2**24:
+    if d <= DIGITS or rows > 2**24:
         raise SystemExit(f"--d {d} must be at least {DIGITS + 1}, and {rows} rows at most {2**24}")
+    found = []
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         x, path = numbered_rows(rows, d), Path(scratch, "store")
         store = import_rows(x, path, site="x", origin="numbers", dtype="float32", shard_mib=shard_mib, held_out=0)
-        orders, window = orders_of(store, memory_mib, seed, epochs)
+        for seed in range(seeds):
+            orders, window = orders_of(store, memory_mib, seed, epochs)
+            found.append(measured(orders, document_rows, window))
     shards, windows = len(store.manifest.shards), -(-rows // window)
     if min(shards, windows) < LEAST:
         raise SystemExit(
             f"{shards} shards and {windows} windows: lower --shard-mib and --memory-mib, to {LEAST} of each"
         )
-    found = measured(orders, document_rows, window)
-    rng = np.random.default_rng(seed)
-    perfect = spreads(measured(np.stack([rng.permutation(rows) for _ in range(permutations)]), document_rows, window))
-    title = f"{documents} documents of {document_rows} rows of {4 * d} bytes in {shards} shards, {windows} windows"
-    show_results(found, spreads(found), perfect, title)
+    rng = np.random.default_rng(0)
+    perfect = measured(np.stack([rng.permutation(rows) for _ in range(permutations)]), document_rows, window)
+    summaries = {f"epoch {i}": spreads(same) for i, same in enumerate(zip(*found, strict=True), start=1)}
+    summaries["all epochs"] = spreads([epoch for run in found for epoch in run])
+    summaries["permutations"] = spreads(perfect)
+    title = f"{documents} documents of {document_rows} rows of {4 * d} bytes; {shards} shards, {windows} windows; {seeds} seeds"
+    show_results(summaries, title)
     setting = {"documents": documents, "document_rows": document_rows, "d": d, "shards": shards, "windows": windows}
-    result = {
-        "shard_mib": shard_mib,
-        "memory_mib": memory_mib,
-        "seed": seed,
-        "permutations": permutations,
-        "epochs": found,
-    }
-    write_json(json, {**setting, **result, "stream": spreads(found), "perfect": perfect})
+    setting |= {"shard_mib": shard_mib, "memory_mib": memory_mib, "seeds": seeds, "permutations": permutations}
+    write_json(json, setting | {"summaries": summaries, "epochs": found})
 
 
 if __name__ == "__main__":

@@ -27,3 +27,6 @@ def test_harvesting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     exec(compile(BLOCKS[1].replace("20_000", "500"), "README.md", "exec"), namespace)
     assert namespace["activations"].x.shape == (500, 384)
     assert namespace["token"]
+    store = BLOCKS[2].replace("20_000", "500").replace("steps=50", "steps=3").replace("latents=1024", "latents=64")
+    exec(compile(store.replace("l0=64", "l0=8"), "README.md", "exec"), namespace)
+    assert namespace["store"].sites == {"resid.3": 384, "mlp_out.3": 384} and namespace["record"].step == 3

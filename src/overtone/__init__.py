@@ -3,14 +3,16 @@
 from overtone.checkpoint import CheckpointError, load, save
 from overtone.data.activations import Activations
 from overtone.data.exchange import export_rows, import_rows, merge_stores
+from overtone.data.filling import HarvestPlan, harvest_store
 from overtone.data.harvest import harvest
+from overtone.data.live import HarvestStream
 from overtone.data.models import LanguageModel, load_model
 from overtone.data.shards import StoreError
 from overtone.data.shuffle import StoreStream
 from overtone.data.store import Store
-from overtone.data.stream import ArrayStream, Batch, Stream
+from overtone.data.stream import ArrayStream, Batch, SharedRows, Stream
 from overtone.data.synthetic import FreshStream, SparseMixture, imbalanced
-from overtone.data.text import Document, load_documents, split_documents
+from overtone.data.text import Document, iter_documents, load_documents, split_documents
 from overtone.dictionary import Codes, Dictionary, Parametrisation
 from overtone.firing import FiringStats
 from overtone.losses import L1, Alignment, LossTerm, RarestFirst, Reconstruction
@@ -19,7 +21,7 @@ from overtone.metrics.latents import latent_stats
 from overtone.metrics.reconstruction import evaluate
 from overtone.metrics.recovery import recovery
 from overtone.rules import BiasAdaptation, CentreAtMean, FixedBias, Rule, UnitNorm, adapt_bias
-from overtone.runs import RunFolder, execute, fit
+from overtone.runs import RunFolder, execute, execute_together, fit
 from overtone.selection import JumpReLU, ReLU, Selection, SmoothReLU, TopK
 from overtone.spectrum import Spectrum
 from overtone.training import Record, Run, TrainState, start, train
@@ -40,6 +42,8 @@ __all__ = [
     "FiringStats",
     "FixedBias",
     "FreshStream",
+    "HarvestPlan",
+    "HarvestStream",
     "JumpReLU",
     "LanguageModel",
     "LossTerm",
@@ -53,6 +57,7 @@ __all__ = [
     "Run",
     "RunFolder",
     "Selection",
+    "SharedRows",
     "SmoothReLU",
     "SparseMixture",
     "Spectrum",
@@ -68,13 +73,16 @@ __all__ = [
     "ba",
     "evaluate",
     "execute",
+    "execute_together",
     "export_rows",
     "fit",
     "gba",
     "gba_paper",
     "harvest",
+    "harvest_store",
     "imbalanced",
     "import_rows",
+    "iter_documents",
     "l1",
     "latent_stats",
     "load",

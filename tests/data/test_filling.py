@@ -18,7 +18,7 @@ pytest.importorskip("transformers", reason='needs pip install "overtone[lm]"')
 from overtone.data import shards
 from overtone.data.contexts import Cutter, tokenised
 from overtone.data.exchange import join_ranks
-from overtone.data.filling import Plan, harvest_store, plan_of
+from overtone.data.filling import HarvestPlan, harvest_store, plan_of
 from overtone.data.harvest import harvest
 from overtone.data.sites import submodule
 from overtone.data.store import HELD_OUT, TRAIN, Store
@@ -47,12 +47,12 @@ def text(tmp_path_factory) -> Path:
     return folder / "docs.jsonl"
 
 
-def plan_for(text: Path, **options) -> Plan:
+def plan_for(text: Path, **options) -> HarvestPlan:
     usual = {"context": 16, "batch": 3, "dtype": "float32", "held_out": 0.2, "shard_mib": 0.02}
-    return Plan("tiny", SITES, (str(text),), **{**usual, **options})
+    return HarvestPlan("tiny", SITES, (str(text),), **{**usual, **options})
 
 
-def fill(lm, plan: Plan, path: Path) -> Store:
+def fill(lm, plan: HarvestPlan, path: Path) -> Store:
     harvest_store(lm, plan, path)
     return Store(path)
 
@@ -285,11 +285,11 @@ def test_width_of_a_site_that_has_none(lm, text, tmp_path):
 
 SCRIPT = """
 import sys, torch
-from overtone.data.filling import Plan, harvest_store
+from overtone.data.filling import HarvestPlan, harvest_store
 from tiny_models import tiny
 torch.set_num_threads(1)
 out, text = sys.argv[1:]
-plan = Plan("tiny", ("resid.0", "mlp_in.2"), (text,), context=32, batch=2, shard_mib=0.05)
+plan = HarvestPlan("tiny", ("resid.0", "mlp_in.2"), (text,), context=32, batch=2, shard_mib=0.05)
 harvest_store(tiny("llama"), plan, out, progress=lambda done, total: print(done, flush=True))
 """
 

@@ -8,7 +8,7 @@ import torch
 
 pytest.importorskip("transformers", reason='needs pip install "overtone[lm]"')
 
-from overtone.data.filling import Plan, harvest_store
+from overtone.data.filling import HarvestPlan, harvest_store
 from overtone.data.live import HarvestStream
 from overtone.data.store import TRAIN, Store
 from tiny_models import WORDS, tiny
@@ -22,12 +22,12 @@ def lm():
 
 
 @pytest.fixture(scope="module")
-def plan(tmp_path_factory) -> Plan:
+def plan(tmp_path_factory) -> HarvestPlan:
     rng = torch.Generator().manual_seed(0)
     words = torch.randint(len(WORDS), (80, 25), generator=rng)
     path = tmp_path_factory.mktemp("text") / "docs.jsonl"
     path.write_text("\n".join(json.dumps({"text": " ".join(WORDS[i] for i in line)}) for line in words))
-    return Plan("tiny", SITES, (str(path),), context=16, dtype="float32", held_out=0.25)
+    return HarvestPlan("tiny", SITES, (str(path),), context=16, dtype="float32", held_out=0.25)
 
 
 def stream_of(lm, plan, **options) -> HarvestStream:

@@ -13,7 +13,7 @@ from overtone.cli.rows import check_plan, harvest_into
 from overtone.cli.store import describe, store_table
 from overtone.cli.train import located
 from overtone.data.exchange import join_ranks
-from overtone.data.filling import Plan, plan_of
+from overtone.data.filling import HarvestPlan, plan_of
 from overtone.data.models import load_model
 from overtone.data.store import Store
 from overtone.runs import claim_folder
@@ -83,7 +83,7 @@ def harvest(
         if missing or model is None or out is None:
             raise ValueError(f"{', '.join(missing)} missing; say what to read, where, and where to keep it")
         path = out
-        plan = Plan(
+        plan = HarvestPlan(
             located(model),
             sites,
             tuple(located(source) for source in text),

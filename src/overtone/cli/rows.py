@@ -11,7 +11,7 @@ from torch import Tensor
 
 from overtone.cli.common import console, token_progress
 from overtone.config import from_json, to_json
-from overtone.data.filling import Plan, harvest_store, plan_of, site_widths
+from overtone.data.filling import HarvestPlan, harvest_store, plan_of, site_widths
 from overtone.data.live import HarvestStream
 from overtone.data.models import LanguageModel, load_model
 from overtone.data.shuffle import StoreStream
@@ -41,7 +41,7 @@ class Member(NamedTuple):
 class Wanted(NamedTuple):
     """Rows as the options describe them: `read` says where they come from, the rest how they are used."""
 
-    read: Plan | FileSource | Path
+    read: HarvestPlan | FileSource | Path
     sites: tuple[str, ...]
     target: str | None = None
     memory_mib: int = 512
@@ -74,7 +74,7 @@ def new_runs(
     Everything that can be wrong is found before the folder is made: an error leaves nothing behind.
     """
     lm = None
-    if isinstance(wanted.read, Plan):
+    if isinstance(wanted.read, HarvestPlan):
         lm = load_model(wanted.read.model)
         widths = check_plan(lm, wanted.read)
     elif isinstance(wanted.read, Path):
@@ -86,7 +86,7 @@ def new_runs(
     folders = []
     for member in members:
         data = {"source": to_json(wanted.source(member))}
-        if isinstance(wanted.read, Plan):
+        if isinstance(wanted.read, HarvestPlan):
             data["harvest"] = to_json(wanted.read)
         (path / member.name).mkdir(exist_ok=True)
         folders.append(RunFolder.create(path / member.name, member.run, data))
@@ -99,7 +99,7 @@ def existing_runs(path: Path) -> list[RunFolder]:
     return [RunFolder.open(folder) for folder in below or [path]]
 
 
-def check_plan(lm: LanguageModel, plan: Plan) -> dict[str, int]:
+def check_plan(lm: LanguageModel, plan: HarvestPlan) -> dict[str, int]:
     """Site → d; raises what is wrong with the plan's sites and text, before anything is written."""
     widths = site_widths(lm, [resolve_site(lm.model, name) for name in plan.sites], plan)
     if next(plan.documents(), None) is None:
@@ -107,7 +107,7 @@ def check_plan(lm: LanguageModel, plan: Plan) -> dict[str, int]:
     return widths
 
 
-def harvest_into(path: Path, plan: Plan, lm: LanguageModel, *, quiet: bool = False) -> Store:
+def harvest_into(path: Path, plan: HarvestPlan, lm: LanguageModel, *, quiet: bool = False) -> Store:
     """Harvest behind a progress bar, and say what came out."""
     if quiet:
         harvest_store(lm, plan, path)
@@ -124,7 +124,7 @@ def harvest_into(path: Path, plan: Plan, lm: LanguageModel, *, quiet: bool = Fal
     return store
 
 
-def _warn_of_outliers(manifest: Manifest, plan: Plan) -> None:
+def _warn_of_outliers(manifest: Manifest, plan: HarvestPlan) -> None:
     for site, stats in manifest.statistics.get(TRAIN, {}).items():
         if stats.outliers:
             done = "left out" if plan.drop_outliers else "kept; --drop-outliers leaves them out"
@@ -134,7 +134,7 @@ def _warn_of_outliers(manifest: Manifest, plan: Plan) -> None:
             )
 
 
-def harvest_with_held_out(path: Path, plan: Plan, lm: LanguageModel) -> Store:
+def harvest_with_held_out(path: Path, plan: HarvestPlan, lm: LanguageModel) -> Store:
     """Harvest a store that has rows to measure on."""
     store = harvest_into(path, plan, lm)
     if not store.rows(HELD_OUT):
@@ -162,7 +162,7 @@ def rows_of(folders: Sequence[RunFolder], lm: LanguageModel | None = None) -> li
         ]
     sources = [s for s in map(source_of, folders) if not isinstance(s, FileSource)]
     sites = tuple(dict.fromkeys(site for s in sources for site in (s.site, s.target) if site is not None))
-    plan = from_json(folders[0].data["harvest"], extra=(Plan,)) if "harvest" in folders[0].data else None
+    plan = from_json(folders[0].data["harvest"], extra=(HarvestPlan,)) if "harvest" in folders[0].data else None
     place = folders[0].path / source.path
     kept = (
         replace(plan, splits=(HELD_OUT,), held_out_tokens=LIVE_EVALUATED)
@@ -220,13 +220,13 @@ def open_store(folder: RunFolder) -> Store:
         ) from error
 
 
-def model_of(store: Store) -> tuple[LanguageModel, Plan]:
+def model_of(store: Store) -> tuple[LanguageModel, HarvestPlan]:
     """The model that a store was harvested from, and how."""
     plan = plan_of(store.manifest, store.path)
     return load_model(plan.model), plan
 
 
-def held_out_documents(store: Store, plan: Plan, count: int) -> list[Document]:
+def held_out_documents(store: Store, plan: HarvestPlan, count: int) -> list[Document]:
     """The first documents of the text that gave held-out rows.
 
     By name and not by splitting again: text that has changed since must not put training documents here.

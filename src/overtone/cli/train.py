@@ -6,7 +6,7 @@ from typing import Any
 
 from overtone.cli.common import MethodName, console, follow, make_methods, write_json
 from overtone.cli.rows import Member, Wanted, existing_runs, new_runs, rows_of
-from overtone.data.filling import Plan
+from overtone.data.filling import HarvestPlan
 from overtone.data.source import FileSource
 from overtone.data.store import Store
 from overtone.metrics.reconstruction import evaluate
@@ -183,7 +183,7 @@ def _wanted(
         )
     sites = tuple(dict.fromkeys((*site, target) if target else site))
     texts = tuple(located(source) for source in text)
-    plan = Plan(located(model), sites, texts, tokens, text_field=text_field, context=context)
+    plan = HarvestPlan(located(model), sites, texts, tokens, text_field=text_field, context=context)
     return Wanted(plan, site, target)
 
 

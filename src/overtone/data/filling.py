@@ -28,7 +28,7 @@ SPLITS = (TRAIN, HELD_OUT)
 
 
 @dataclass(frozen=True)
-class Plan:
+class HarvestPlan:
     """All that decides what a harvest writes, apart from the model and the text themselves.
 
     Args:
@@ -156,7 +156,7 @@ class _Gathering:
             self.names = {doc: name for doc, name in self.names.items() if doc >= self.begin.doc}
 
 
-def groups(lm: LanguageModel, plan: Plan, shard_rows: int, progress: Mapping[str, Any]) -> Iterator[Group]:
+def groups(lm: LanguageModel, plan: HarvestPlan, shard_rows: int, progress: Mapping[str, Any]) -> Iterator[Group]:
     """The shards to be, from where a harvest stands, each of at most `shard_rows` rows (but at least one context)."""
     gathering: dict[str, _Gathering] = {}
     for split in plan.splits if plan.held_out else (TRAIN,):
@@ -189,7 +189,9 @@ def groups(lm: LanguageModel, plan: Plan, shard_rows: int, progress: Mapping[str
         yield from part.close()
 
 
-def harvest_store(lm: LanguageModel, plan: Plan, path: str | Path, *, progress: Progress | None = None) -> Manifest:
+def harvest_store(
+    lm: LanguageModel, plan: HarvestPlan, path: str | Path, *, progress: Progress | None = None
+) -> Manifest:
     """Read the plan's text with the model and write the rows of all its sites into a store, from wherever it stands.
 
     Args:
@@ -225,7 +227,7 @@ def harvest_store(lm: LanguageModel, plan: Plan, path: str | Path, *, progress: 
     return manifest
 
 
-def _open(root: Path, lm: LanguageModel, plan: Plan, sites: list[Site]) -> Manifest:
+def _open(root: Path, lm: LanguageModel, plan: HarvestPlan, sites: list[Site]) -> Manifest:
     """The manifest to go on with: of a new store, or of the store there, which must be of the same plan and model."""
     identity = {"fingerprint": fingerprint(lm.model)}
     if not (root / MANIFEST).exists():
@@ -265,19 +267,19 @@ def _open(root: Path, lm: LanguageModel, plan: Plan, sites: list[Site]) -> Manif
     return manifest
 
 
-def plan_of(manifest: Manifest, root: Path) -> Plan:
+def plan_of(manifest: Manifest, root: Path) -> HarvestPlan:
     """The plan that a store was harvested with; StoreError when it was not harvested."""
     if manifest.source.get("kind") != "harvest":
         raise StoreError(f"{root} was not harvested from a model but {manifest.source.get('kind')}; it cannot go on")
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in manifest.source["plan"].items()}
-    return Plan(**values)
+    return HarvestPlan(**values)
 
 
-def _jsonable(plan: Plan) -> dict[str, Any]:
+def _jsonable(plan: HarvestPlan) -> dict[str, Any]:
     return json.loads(json.dumps(asdict(plan)))
 
 
-def site_widths(lm: LanguageModel, sites: list[Site], plan: Plan) -> dict[str, int]:
+def site_widths(lm: LanguageModel, sites: list[Site], plan: HarvestPlan) -> dict[str, int]:
     """Site → d, from one short text."""
     cutter = Cutter(lm, plan.context)
     (ids,) = (ids for _, ids in tokenised(lm.tokenizer, [(0, Document("probe", "How wide is this site?"))]))
@@ -288,7 +290,7 @@ def site_widths(lm: LanguageModel, sites: list[Site], plan: Plan) -> dict[str, i
 
 def _write_group(
     lm: LanguageModel,
-    plan: Plan,
+    plan: HarvestPlan,
     sites: list[Site],
     group: Group,
     root: Path,
@@ -331,7 +333,7 @@ def _write_group(
 
 
 def read_group(
-    lm: LanguageModel, plan: Plan, sites: list[Site], group: Group, rows: int, report: Callable[[int], None]
+    lm: LanguageModel, plan: HarvestPlan, sites: list[Site], group: Group, rows: int, report: Callable[[int], None]
 ) -> tuple[dict[str, Float[Tensor, "rows d"]], dict[str, Float[Tensor, " rows"]]]:
     """(site → rows in the order of the text and the store's dtype, site → their norms)."""
     dtype = TORCH_DTYPES[plan.dtype]
@@ -355,7 +357,9 @@ def read_group(
     return x, norms
 
 
-def usable(norms: Mapping[str, Float[Tensor, " rows"]], plan: Plan) -> tuple[Bool[Tensor, " rows"], dict[str, int]]:
+def usable(
+    norms: Mapping[str, Float[Tensor, " rows"]], plan: HarvestPlan
+) -> tuple[Bool[Tensor, " rows"], dict[str, int]]:
     """(rows to keep, site → number of outliers): rows of all zeros have no direction and are never kept."""
     all_norms = torch.stack(list(norms.values()))
     high = all_norms > plan.outlier_factor * all_norms.median(1, keepdim=True).values

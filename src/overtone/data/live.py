@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from overtone.data.contexts import Place
-from overtone.data.filling import Group, Plan, groups, read_group, site_widths, usable
+from overtone.data.filling import Group, HarvestPlan, groups, read_group, site_widths, usable
 from overtone.data.harvest import Rows
 from overtone.data.models import LanguageModel, fingerprint
 from overtone.data.sites import resolve_site
@@ -48,7 +48,7 @@ class HarvestStream:
         seed: of the order within the buffer.
     """
 
-    def __init__(self, lm: LanguageModel, plan: Plan, batch: int, *, buffer_rows: int, seed: int = 0):
+    def __init__(self, lm: LanguageModel, plan: HarvestPlan, batch: int, *, buffer_rows: int, seed: int = 0):
         if not 1 <= batch <= buffer_rows:
             raise ValueError(f"batch={batch} must be from 1 to buffer_rows={buffer_rows}")
         if buffer_rows < plan.context:
