@@ -71,7 +71,7 @@ IMBALANCED = Suite(
         "topk-50": Contestant(lambda: with_gba_centre(topk(50)), "TopK, k = 50", {"0.8": 94.5, "0.9": 23.4}),
         "l1": Contestant(lambda: with_gba_centre(l1()), "L1, 0.01"),
     },
-    default_methods=("gba", "gba-wrong", "ba", "topk-20", "topk-30", "topk-50", "l1"),
+    default_methods=("gba", "gba-wrong", "ba", "topk-10", "topk-20", "topk-30", "topk-50", "l1"),
     rows=50_000,
     width=6,
     steps=3000,
