@@ -68,7 +68,7 @@ class Peer:
 def peer(python: Path, rows: Path, store: Path, options: list[str]) -> Iterator[Peer]:
     """SAELens, once it has written the rows; ended on leaving."""
     command = [str(python), str(PEER), str(rows), str(store), *options]
-    environment = os.environ | {"HF_HOME": str(store.with_name("huggingface"))}
+    environment = os.environ | {"HF_HOME": str(store.with_name("huggingface")), "TMPDIR": str(store.parent)}
     log = store.with_name("peer.log")
     with (
         log.open("w") as errors,

@@ -1,4 +1,8 @@
+import gc
 import itertools
+import threading
+import time
+import weakref
 from collections import Counter
 
 import numpy as np
@@ -35,7 +39,7 @@ def store(tmp_path_factory) -> Store:
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(shuffle, "BLOCK", 50 * D * 4)
+    monkeypatch.setattr(shuffle, "SMALLEST_BLOCK", 20 * D * 4)
 
 
 def stream_of(store: Store, batch: int = 100, **options) -> StoreStream:
@@ -209,3 +213,26 @@ def test_a_shard_that_goes_away_while_it_is_read(store, tmp_path, harm):
         ValueError, match="is missing" if harm == "missing" else "does not hold the 1499 × 128 rows of F32"
     ):
         stream_of(copy)
+
+
+def test_a_stream_that_is_dropped_frees_its_memory_and_threads(store):
+    gc.collect()
+    gc.disable()
+    try:
+        threads = threading.active_count()
+        for _ in range(5):
+            stream = stream_of(store)
+            draw(stream, 12)
+            held = weakref.ref(stream)
+            del stream
+            eventually(lambda held=held: held() is None)  # once the window under way is read; no cycle keeps it alive
+        eventually(lambda: threading.active_count() <= threads)
+    finally:
+        gc.enable()
+
+
+def eventually(condition) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

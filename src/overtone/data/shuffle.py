@@ -23,7 +23,9 @@ from overtone.data.store import TRAIN, Store
 from overtone.data.stream import Batch
 from overtone.seeds import generator
 
-BLOCK = 2**20  # bytes read at a time: enough for a disk's full speed when several are under way
+# Bytes that stay together on disk and in every epoch. Larger ones read faster (at 1 MiB, several under way, as fast as
+# the disk goes), smaller ones make epochs more independent: a window takes at least BLOCKS of each shard where it can.
+LARGEST_BLOCK, SMALLEST_BLOCK, BLOCKS = 2**20, 2**16, 8
 READERS = 8
 HYPERGEOMETRIC_LIMIT = 10**9  # rows; numpy's
 
@@ -127,6 +129,27 @@ def _slice(intervals: Sequence[Interval], low: int, high: int) -> list[Interval]
     return found
 
 
+def _endless(pools: list[Pool], rows: int) -> Iterator[Pool]:
+    """The pools, then whole epochs."""
+    yield from pools
+    for epoch in itertools.count(pools[-1][0] + 1):
+        yield epoch, [(0, rows)]
+
+
+def _visits(pools: list[Pool], rows: int, window: int, rank: int, world: int, skip: int) -> Iterator[Visit]:
+    """A rank's windows without end, after its first `skip` rows. No method: a stream must not hold itself alive."""
+    for epoch, intervals in _endless(pools, rows):
+        for a, b in shares(intervals, world)[rank]:
+            used = min(skip, b - a)
+            skip -= used
+            start = a + used
+            while start < b:
+                number = start // window
+                stop = min(b, (number + 1) * window)
+                yield Visit(epoch, number, start, stop)
+                start = stop
+
+
 class StoreStream:
     """The rows of a store, every row exactly once per epoch, in a new global order every epoch.
 
@@ -142,7 +165,8 @@ class StoreStream:
         sites: further sites to read, for `next_rows`.
         split: "train" or "held_out".
         seed: of the order.
-        memory_mib: memory for rows in flight: the window being used and the next one, being read in the background.
+        memory_mib: memory for rows in flight: the window being used and the next one, being read in the background. The
+            batches that are handed out, a few of them at a time, come on top.
         rank, world: this reader's number, and how many there are.
     """
 
@@ -249,17 +273,10 @@ class StoreStream:
         names = {"split": self.split, "sites": sites, "rows": self.rows, "seed": self.seed, "window": self.window}
         return {**names, "checksum": digest.hexdigest()[:16]}
 
-    def _all_pools(self, pools: list[Pool]) -> Iterator[Pool]:
-        yield from pools
-        last = pools[-1][0]
-        while True:
-            last += 1
-            yield last, [(0, self.rows)]
-
     def _left(self, pools: list[Pool], world: int, drawn: int) -> list[Pool]:
         """What is not yet drawn after each of `world` ranks has drawn so many rows."""
         missing, left = [drawn] * world, []
-        for epoch, intervals in self._all_pools(pools):
+        for epoch, intervals in _endless(pools, self.rows):
             rest: list[Interval] = []
             for rank, share in enumerate(shares(intervals, world)):
                 size = sum(b - a for a, b in share)
@@ -274,17 +291,7 @@ class StoreStream:
 
     def _plan(self) -> Iterator[Visit]:
         """This rank's windows, from where it stands, without end."""
-        skip = self._drawn
-        for epoch, intervals in self._all_pools(self._pools):
-            for a, b in shares(intervals, self.world)[self.rank]:
-                used = min(skip, b - a)
-                skip -= used
-                start = a + used
-                while start < b:
-                    window = start // self.window
-                    stop = min(b, (window + 1) * self.window)
-                    yield Visit(epoch, window, start, stop)
-                    start = stop
+        return _visits(self._pools, self.rows, self.window, self.rank, self.world, self._drawn)
 
     def _get(self, visit: Visit) -> "_Window":
         """The visit's window in memory; the next visit's is read in the background meanwhile."""
@@ -306,7 +313,9 @@ class StoreStream:
         return {s: torch.empty(self.window, self.store.sites[s], dtype=self.store.dtype) for s in self.sites}
 
     def _order(self, number: int) -> Epoch:
-        block = max(1, BLOCK // max(self._row_bytes.values()))
+        row = max(self._row_bytes.values())
+        slice_bytes = self.window * row // len(self._shards)
+        block = max(1, min(LARGEST_BLOCK, max(SMALLEST_BLOCK, slice_bytes // BLOCKS)) // row)
         return Epoch([shard.rows for shard in self._shards], self.window, block, self.seed, number)
 
     def _read(self, visit: Visit, buffers: dict[str, Tensor]) -> "_Window":

@@ -60,15 +60,18 @@ class SiteStats:
     @staticmethod
     def of(x: Float[Tensor, "all d"], rows: Int[Tensor, " rows"], outliers: int = 0) -> "SiteStats":
         """Statistics of the rows numbered `rows`, in float64, a few rows at a time."""
-        mean = torch.zeros(x.shape[1], dtype=torch.float64)
-        for part in rows.split(4096):
-            mean += x[part].double().sum(0) / len(rows)
-        norms, variance = torch.empty(len(rows), dtype=torch.float64), 0.0
+        first = x[rows[0]].double()  # near enough to the mean for sums of squares to lose nothing
+        total, square = torch.zeros_like(first), 0.0
+        norms = torch.empty(len(rows), dtype=torch.float64)
         for start, part in zip(range(0, len(rows), 4096), rows.split(4096), strict=True):
             values = x[part].double()
             norms[start : start + len(part)] = torch.linalg.vector_norm(values, dim=1)
-            variance += float((values - mean).square().sum()) / len(rows)
-        low, middle, high = float(norms.min()), float(norms.median()), float(norms.max())
+            values -= first
+            total += values.sum(0)
+            square += float(torch.linalg.vector_norm(values)) ** 2
+        offset = total / len(rows)
+        variance = max(0.0, square / len(rows) - float(offset.square().sum()))
+        mean, low, middle, high = first + offset, float(norms.min()), float(norms.median()), float(norms.max())
         return SiteStats(len(rows), tuple(mean.tolist()), variance, float(norms.mean()), low, high, middle, outliers)
 
     def merged(self, other: "SiteStats") -> "SiteStats":
