@@ -1,0 +1,139 @@
+"""The hot operations of sparse dictionaries: encode and select, decode, on codes that are sparse in memory too.
+
+Each has one signature and several implementations; which one runs depends on device and type of the weights and is
+nobody else's business. `reference` says what they compute. The same call with the same tensors gives the same result,
+and nothing returned is ever overwritten, though large buffers are recycled (overtone.ops.memory).
+"""
+
+from collections.abc import Sequence
+from types import ModuleType
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from overtone.ops import cpu, reference
+from overtone.ops.codes import Encoded, SparseCodes, concatenate
+from overtone.ops.memory import release
+
+__all__ = [
+    "Encoded",
+    "SparseCodes",
+    "concatenate",
+    "decode",
+    "decode_groups",
+    "encode_threshold",
+    "encode_topk",
+    "release",
+]
+
+
+def encode_threshold(
+    x: Float[Tensor, "batch d"],
+    W_enc: Float[Tensor, "latents d"],
+    b_enc: Float[Tensor, " latents"],
+    *,
+    centre: Float[Tensor, " d"] | None = None,
+    threshold: float = 0.0,
+    jump: bool = False,
+) -> Encoded:
+    """Codes of the entries with y = W_enc (x − centre) + b_enc above the threshold, and each latent's firing and peak.
+
+    Gradients reach x, W_enc, b_enc and centre through the values; the gate has none.
+
+    Args:
+        x: rows.
+        W_enc: encoder rows.
+        b_enc: encoder bias, part of what is compared.
+        centre: what is subtracted from every row; None: 0. Cheaper, and with a cheaper gradient, than outside.
+        threshold: entries at it are not active.
+        jump: values are y − b_enc, the magnitude that does not depend on the bias (JumpReLU; b_enc gets no gradient);
+            otherwise y (ReLU).
+
+    Invariances: permuting latents permutes codes; a row is coded alone.
+
+    Raises:
+        ValueError: no rows.
+    """
+    _check_rows(x)
+    run = _implementation(x, W_enc, b_enc).encode_threshold
+    return run(x, W_enc, b_enc, centre=centre, threshold=threshold, jump=jump)
+
+
+def encode_topk(
+    x: Float[Tensor, "batch d"],
+    W_enc: Float[Tensor, "latents d"],
+    b_enc: Float[Tensor, " latents"],
+    k: int,
+    *,
+    centre: Float[Tensor, " d"] | None = None,
+) -> Encoded:
+    """Codes max(y, 0) of the k largest y = W_enc (x − centre) + b_enc of every row; zeros among them are no entries.
+
+    Exact; of equal entries the lower latent wins. Gradients and invariances as in `encode_threshold`, but for ties.
+
+    Raises:
+        ValueError: k not in 1 … latents, or no rows.
+    """
+    _check_rows(x)
+    if not 1 <= k <= len(W_enc):
+        raise ValueError(f"k={k} is not in 1 … latents={len(W_enc)}; lower k or widen the dictionary")
+    return _implementation(x, W_enc, b_enc).encode_topk(x, W_enc, b_enc, k, centre=centre)
+
+
+def decode(
+    codes: SparseCodes, W_dec: Float[Tensor, "latents d"], b_dec: Float[Tensor, " d"] | None = None
+) -> Float[Tensor, "batch d"]:
+    """Σ over a row's entries of value · W_dec[latent], + b_dec. Gradients reach the values, W_dec and b_dec.
+
+    Invariant to permuting latents of codes and atoms together; affine in the values.
+
+    Raises:
+        ValueError: atoms that are not one per latent.
+    """
+    _check_atoms(codes, W_dec)
+    return _implementation(codes.values, W_dec).decode(codes, W_dec, b_dec)
+
+
+def decode_groups(
+    codes: SparseCodes,
+    W_dec: Float[Tensor, "latents d"],
+    sizes: Sequence[int],
+    b_dec: Float[Tensor, " d"] | None = None,
+) -> Float[Tensor, "groups batch d"]:
+    """Reconstructions from the last group of latents, the last two, … all of them, the gradient stopped between groups.
+
+    Result i is Σ over the last i + 1 groups of value · W_dec[latent], + b_dec; its gradient reaches the values and atoms
+    of the first of these groups alone, and b_dec (maths.md eq. 14 with groups from the most frequent to the rarest).
+
+    Args:
+        codes: of latents in the order of the groups.
+        W_dec: atoms.
+        sizes: latents per group.
+        b_dec: what every reconstruction starts from; None: 0.
+
+    Raises:
+        ValueError: atoms that are not one per latent, or sizes that do not sum to the latents.
+    """
+    _check_atoms(codes, W_dec)
+    if sum(sizes) != codes.latents_total or min(sizes) < 1:
+        raise ValueError(f"sizes={list(sizes)} must be positive and sum to latents={codes.latents_total}")
+    return _implementation(codes.values, W_dec).decode_groups(codes, W_dec, sizes, b_dec)
+
+
+def _implementation(*tensors: Tensor) -> ModuleType:
+    """The fast one where all tensors are what it is made for."""
+    fast = all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
+    return cpu if fast else reference
+
+
+def _check_rows(x: Tensor) -> None:
+    """Refuse a batch that has no peak."""
+    if len(x) == 0:
+        raise ValueError("x has no rows; pass at least one")
+
+
+def _check_atoms(codes: SparseCodes, W_dec: Tensor) -> None:
+    """Refuse atoms of another dictionary."""
+    if codes.latents_total != len(W_dec):
+        raise ValueError(f"codes over latents={codes.latents_total} cannot be decoded by {len(W_dec)} atoms")

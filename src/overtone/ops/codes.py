@@ -1,0 +1,102 @@
+"""Sparse codes: the active latents of every row, and nothing of the others."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+class SparseCodes(NamedTuple):
+    """Codes of B rows over M latents, kept as the nnz active entries in the order of rows, then of latents (CSR).
+
+    Gradients flow through `values` alone: which latents are active has none.
+
+    Attributes:
+        values: the code of every entry.
+        latents: the latent of every entry, ascending within a row.
+        offsets: entries of row r are offsets[r] … offsets[r + 1] − 1.
+        latents_total: M.
+    """
+
+    values: Float[Tensor, " nnz"]
+    latents: Int[Tensor, " nnz"]
+    offsets: Int[Tensor, " rows_and_1"]
+    latents_total: int
+
+    @classmethod
+    def from_dense(
+        cls, z: Float[Tensor, "batch latents"], active: Bool[Tensor, "batch latents"] | None = None
+    ) -> "SparseCodes":
+        """The entries of dense codes where `active`; None: where they are not zero. Inverse of `dense`."""
+        active = z != 0 if active is None else active
+        latents = active.nonzero()[:, 1]
+        return cls(z[active], latents, _starts(active.sum(1)), z.shape[1])
+
+    @property
+    def rows_total(self) -> int:
+        """B."""
+        return len(self.offsets) - 1
+
+    @property
+    def rows(self) -> Int[Tensor, " nnz"]:
+        """The row of every entry."""
+        return torch.arange(self.rows_total, device=self.offsets.device).repeat_interleave(
+            self.l0(), output_size=len(self.latents)
+        )
+
+    def l0(self) -> Int[Tensor, " batch"]:
+        """Number of active latents of every row."""
+        return self.offsets.diff()
+
+    def dense(self) -> Float[Tensor, "batch latents"]:
+        """Codes with their zeros: B·M numbers, meant for tests and small batches."""
+        zeros = self.values.new_zeros(self.rows_total, self.latents_total)
+        return zeros.index_put((self.rows, self.latents), self.values)
+
+    def with_values(self, values: Float[Tensor, " nnz"]) -> "SparseCodes":
+        """Other values at the same places."""
+        return self._replace(values=values)
+
+    def scaled(self, scale: Float[Tensor, " latents"]) -> "SparseCodes":
+        """a_m z_m, differentiable in both."""
+        return self.with_values(self.values * scale.index_select(0, self.latents))
+
+    def permuted(self, order: Int[Tensor, " latents"]) -> "SparseCodes":
+        """Codes of the dictionary whose latent j is this one's latent order[j]: dense()[:, order]."""
+        renamed = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+        latents = renamed[self.latents]
+        by_place = (self.rows * self.latents_total + latents).argsort()
+        return self._replace(values=self.values[by_place], latents=latents[by_place])
+
+
+class Encoded(NamedTuple):
+    """Codes and what a pass over the pre-activations y tells besides.
+
+    Attributes:
+        codes: the selected entries.
+        fired: rows in which each latent is active.
+        peak: max(0, largest y over the rows) per latent, of selected and unselected rows alike.
+    """
+
+    codes: SparseCodes
+    fired: Int[Tensor, " latents"]
+    peak: Float[Tensor, " latents"]
+
+
+def concatenate(parts: Sequence[SparseCodes]) -> SparseCodes:
+    """Codes of the rows of all parts, in their order; encoding a batch in parts and whole is the same."""
+    totals = sorted({part.latents_total for part in parts})
+    if len(totals) != 1:
+        raise ValueError(
+            f"codes over latents={totals} cannot be concatenated; take at least one, all of one dictionary"
+        )
+    l0 = torch.cat([part.l0() for part in parts])
+    values, latents = torch.cat([part.values for part in parts]), torch.cat([part.latents for part in parts])
+    return SparseCodes(values, latents, _starts(l0), totals[0])
+
+
+def _starts(lengths: Int[Tensor, " segments"]) -> Int[Tensor, " segments_and_1"]:
+    """Where segments of these lengths start, laid end to end, and where the last one ends."""
+    return torch.nn.functional.pad(lengths.cumsum(0), (1, 0))

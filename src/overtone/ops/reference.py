@@ -1,0 +1,69 @@
+"""The operations, slow and obvious: dense, by autograd, in any floating type and on any device."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from overtone.ops.codes import Encoded, SparseCodes
+
+
+def encode_threshold(
+    x: Float[Tensor, "batch d"],
+    W_enc: Float[Tensor, "latents d"],
+    b_enc: Float[Tensor, " latents"],
+    *,
+    centre: Float[Tensor, " d"] | None = None,
+    threshold: float = 0.0,
+    jump: bool = False,
+) -> Encoded:
+    """See `overtone.ops.encode_threshold`."""
+    linear = (x if centre is None else x - centre) @ W_enc.T
+    pre = linear + b_enc
+    return _encoded(pre, linear if jump else pre, pre > threshold)
+
+
+def encode_topk(
+    x: Float[Tensor, "batch d"],
+    W_enc: Float[Tensor, "latents d"],
+    b_enc: Float[Tensor, " latents"],
+    k: int,
+    *,
+    centre: Float[Tensor, " d"] | None = None,
+) -> Encoded:
+    """See `overtone.ops.encode_topk`."""
+    pre = (x if centre is None else x - centre) @ W_enc.T + b_enc
+    kept = pre.argsort(dim=1, descending=True, stable=True)[:, :k]
+    selected = torch.zeros_like(pre, dtype=torch.bool).scatter(1, kept, True)
+    return _encoded(pre, pre, selected & (pre > 0))
+
+
+def decode(
+    codes: SparseCodes, W_dec: Float[Tensor, "latents d"], b_dec: Float[Tensor, " d"] | None = None
+) -> Float[Tensor, "batch d"]:
+    """See `overtone.ops.decode`."""
+    reconstruction = codes.dense() @ W_dec
+    return reconstruction if b_dec is None else reconstruction + b_dec
+
+
+def decode_groups(
+    codes: SparseCodes,
+    W_dec: Float[Tensor, "latents d"],
+    sizes: Sequence[int],
+    b_dec: Float[Tensor, " d"] | None = None,
+) -> Float[Tensor, "groups batch d"]:
+    """See `overtone.ops.decode_groups`."""
+    sizes = list(sizes)
+    parts = zip(codes.dense().split(sizes, dim=1), W_dec.split(sizes), strict=True)
+    explained, prefixes = W_dec.new_zeros(codes.rows_total, W_dec.shape[1]), []
+    for z, atoms in reversed(list(parts)):
+        prefix = explained + z @ atoms
+        prefixes.append(prefix if b_dec is None else prefix + b_dec)
+        explained = prefix.detach()
+    return torch.stack(prefixes)
+
+
+def _encoded(pre: Tensor, z: Tensor, active: Tensor) -> Encoded:
+    peak = pre.detach().amax(0).clamp(min=0)
+    return Encoded(SparseCodes.from_dense(z, active), active.sum(0), peak)
