@@ -143,18 +143,24 @@ def execute(folder: RunFolder, stream: Stream) -> Iterator[Record]:
 def execute_together(members: Sequence[tuple[RunFolder, Stream]]) -> Iterator[tuple[int, Record]]:
     """Train several run folders in lockstep, so that they can share the reading of their rows (`SharedRows`).
 
-    Yields (number of the member, record). Killed at any moment and executed again, every member ends with the weights it
-    would have had without the others.
+    Every stream must give the same rows at the same position and stand at its beginning. Yields (number of the member,
+    record). Killed at any moment and executed again, every member ends with the weights of one never stopped; they depend
+    on its own stream alone, and not on the other members.
     """
-    begin = [stream.state_dict() for _, stream in members]
     left = [i for i, (folder, _) in enumerate(members) if not folder.finished]
-    states = {i: members[i][0].resume(members[i][1]) or start(members[i][0].run, members[i][1]) for i in left}
     if not left:
         return
+    begin = [stream.state_dict() for _, stream in members]
+    states: dict[int, TrainState] = {}
+    for i in left:
+        folder, stream = members[i]
+        stream.load_state_dict(begin[i])  # where streams share their rows, another member has moved it
+        states[i] = folder.resume(stream) or start(folder.run, stream)
     # A kill may have come between two members' checkpoints: those ahead wait until the others have caught up.
     first = min(left, key=lambda i: states[i].step)
     newest = checkpoint.checkpoints(members[first][0].path)
-    members[first][1].load_state_dict(checkpoint.position(newest[-1]) if newest else begin[first])
+    for i in left:
+        members[i][1].load_state_dict(checkpoint.position(newest[-1]) if newest else begin[i])
     going = {i: _steps(*members[i], states[i]) for i in left}
     for number in count(states[first].step):
         for i in list(going):

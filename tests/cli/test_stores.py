@@ -71,6 +71,9 @@ def test_a_transcoder_is_measured_on_its_target(call, folder: Path):
     read, target = (store.activations(site, "held_out").x for site in ("mlp_in.1", "mlp_out.1"))
     error = (dictionary.reconstruct(read) - target).square().sum() / target.square().sum()
     assert trained["metrics"]["normalised_mse"] == pytest.approx(float(error), rel=1e-4)
+    assert call("evaluate", "run", "--store", "store", "--json", "e.json")[0] == 0
+    assert json.loads((folder / "e.json").read_text())["metrics"] == trained["metrics"], "its own site and target"
+    assert "reads mlp_in.1 and reconstructs mlp_out.1; drop --downstream" in call("evaluate", "run", "--downstream")[2]
 
 
 def test_many_dictionaries_in_one_pass_are_those_trained_alone(call, folder: Path):
@@ -89,10 +92,22 @@ def test_many_dictionaries_in_one_pass_are_those_trained_alone(call, folder: Pat
     assert all(torch.equal(alone[k], member[k]) for k in alone)
 
 
-def test_a_group_stopped_between_two_checkpoints_goes_on(call, folder: Path, monkeypatch: pytest.MonkeyPatch):
-    harvest(call)
-    words = ("--store", "store", "--site", "resid.1", "--method", "gba", "topk", "--k", 4, *SHORT)
-    assert call("train", *words, "--out", "whole")[0] == 0
+@pytest.mark.parametrize("stop_at", [1, 2, 4])
+@pytest.mark.parametrize("source", ["store", "file"])
+def test_a_group_stopped_between_two_checkpoints_goes_on(
+    call, folder: Path, rows: torch.Tensor, monkeypatch: pytest.MonkeyPatch, source: str, stop_at: int
+):
+    np.save(folder / "rows.npy", rows.numpy())
+    assert call("store", "import", "rows.npy", "--out", "store")[0] == 0
+    words = (
+        *(("--store", "store") if source == "store" else ("--activations", "rows.npy")),
+        "--method",
+        "gba",
+        "topk",
+        "--k",
+        4,
+    )
+    assert call("train", *words, *SHORT, "--out", "whole")[0] == 0
     from overtone import checkpoint
 
     real, saves = checkpoint.save_state, 0
@@ -100,20 +115,20 @@ def test_a_group_stopped_between_two_checkpoints_goes_on(call, folder: Path, mon
     def stop(*args, **kwargs):
         nonlocal saves
         saves += 1
-        if saves == 4:  # the first member has its second checkpoint, the other one not
+        if saves == stop_at:
             raise KeyboardInterrupt
         real(*args, **kwargs)
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save_state", stop)
-        assert call("train", *words, "--out", "parts")[0] == 130
+        assert call("train", *words, *SHORT, "--out", "parts")[0] == 130
     steps = sorted(p.name for p in (folder / "parts").glob("*/checkpoints/0*"))
-    assert steps == ["000000008", "000000016"]
+    assert steps == {1: [], 2: ["000000008"], 4: ["000000008", "000000016"]}[stop_at]
     status, _, err = call("train", "--resume", "parts")
     assert status == 0, err
-    for name in ("resid.1-gba-32", "resid.1-topk-32"):
-        a, b = (overtone.load(folder / p / name).state_dict() for p in ("whole", "parts"))
-        assert all(torch.equal(a[k], b[k]) for k in a)
+    for whole in (folder / "whole").iterdir():
+        a, b = (overtone.load(p).state_dict() for p in (whole, folder / "parts" / whole.name))
+        assert all(torch.equal(a[k], b[k]) for k in a), whole.name
 
 
 def test_training_while_the_model_is_read(call, folder: Path):
@@ -200,6 +215,13 @@ def test_errors_are_one_clear_line(words: tuple, message: str, call, folder: Pat
     assert sorted(folder.rglob("*")) == before, "an error in the settings leaves nothing behind"
 
 
+def test_a_store_without_held_out_rows_is_named_before_training(call, folder: Path, rows: torch.Tensor):
+    np.save(folder / "rows.npy", rows.numpy())
+    assert call("store", "import", "rows.npy", "--out", "store", "--held-out", 0)[0] == 0
+    status, _, err = call("train", "--store", "store", *SHORT, "--out", "run")
+    assert status == 2 and "no rows in the split 'held_out'" in err and not (folder / "run").exists()
+
+
 def test_other_sites_and_widths_are_named(call, folder: Path, rows: torch.Tensor):
     harvest(call)
     _, _, err = call("train", "--store", "store", "--site", "resid.2")
@@ -208,7 +230,7 @@ def test_other_sites_and_widths_are_named(call, folder: Path, rows: torch.Tensor
     assert call("train", "--store", "store", "--site", "resid.1", *SHORT, "--out", "run")[0] == 0
     np.save(folder / "rows.npy", rows.numpy())
     call("store", "import", "rows.npy", "--out", "other")
-    status, _, err = call("evaluate", "run", "--store", "other")
+    status, _, err = call("evaluate", "run", "--store", "other", "--site", "x")
     assert status == 2 and "have width 12, the dictionary was trained on d=16" in err
     shutil.rmtree(folder / "store")
     assert "were moved or removed" in call("evaluate", "run")[2]

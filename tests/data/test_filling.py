@@ -115,10 +115,10 @@ def test_statistics(lm, text, tmp_path):
         assert stats.norm_median == pytest.approx(float(norms.median()), rel=0.05)
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_an_interruption_at_every_write_changes_nothing(lm, text, tmp_path, monkeypatch, packed):
-    """Stopped at its 1st, 2nd, … write again and again, a harvest ends with the bytes of one never stopped."""
-    plan = plan_for(text, packed=packed, shard_mib=0.04)
+@pytest.mark.parametrize("options", [{}, {"packed": True}, {"tokens": 600}], ids=["plain", "packed", "tokens"])
+def test_an_interruption_at_every_write_changes_nothing(lm, text, tmp_path, monkeypatch, options):
+    """Stopped at its n-th write again and again, a harvest ends with the bytes of one never stopped."""
+    plan = plan_for(text, shard_mib=0.04, **options)
     whole = contents(fill(lm, plan, tmp_path / "whole").path)
     from overtone import files
 
@@ -142,7 +142,27 @@ def test_an_interruption_at_every_write_changes_nothing(lm, text, tmp_path, monk
             except KeyboardInterrupt:
                 assert Store(path).verify() == []
                 budget, attempts = step, attempts + 1
-        assert attempts > 2 and contents(store.path) == whole
+        assert attempts > 1 and contents(store.path) == whole
+
+
+def test_a_stop_between_the_last_shards_of_two_splits_loses_nothing(lm, text, tmp_path, monkeypatch):
+    plan = plan_for(text, tokens=600, shard_mib=1)
+    whole = fill(lm, plan, tmp_path / "whole")
+    from overtone.data import filling
+
+    real = filling._write_group
+
+    def only_training(*args):
+        if args[3].split == HELD_OUT:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(filling, "_write_group", only_training)
+        fill(lm, plan, tmp_path / "parts")
+    assert Store(tmp_path / "parts").rows() == 600
+    assert contents(fill(lm, plan, tmp_path / "parts").path) == contents(whole.path)
+    assert whole.rows(HELD_OUT) > 50
 
 
 def test_more_tokens_later(lm, text, tmp_path):
@@ -222,6 +242,9 @@ def test_ranks_read_disjoint_documents_and_cover_the_text(lm, text, tmp_path):
         rows = {name: a.x[a.doc_ids == i] for i, name in enumerate(a.names)}
         for i, name in enumerate(b.names):
             torch.testing.assert_close(rows[name], b.x[b.doc_ids == i], atol=1e-5, rtol=1e-5)
+    before = contents(merged.path)
+    fill(lm, plan, merged.path)  # a finished harvest is finished, also one by several ranks
+    assert contents(merged.path) == before
 
 
 def test_going_on_with_something_else_is_refused(lm, text, tmp_path):

@@ -61,6 +61,18 @@ def test_resumes_exactly(lm, plan, before):
         assert all(torch.equal(a[s], b[s]) for s in SITES)
 
 
+def test_going_back_within_the_buffer_reads_nothing_twice(lm, plan):
+    """What a training run does: measure the mixing, read ahead for the start, go back."""
+    plain, used = stream_of(lm, plan), stream_of(lm, plan)
+    begin = used.state_dict()
+    used.mixing()
+    used.next_rows()
+    used.load_state_dict(begin)
+    for _ in range(30):
+        a, b = plain.next_rows(), used.next_rows()
+        assert all(torch.equal(a[s], b[s]) for s in SITES) and plain.state_dict() == used.state_dict()
+
+
 def test_a_limit_of_tokens_is_one_pass(lm, plan):
     stream = stream_of(lm, replace(plan, tokens=400), batch=100)
     first = torch.cat([stream.next_rows()["resid.0"] for _ in range(4)])

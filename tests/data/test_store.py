@@ -177,6 +177,31 @@ def test_bad_rows_are_named(x: torch.Tensor, tmp_path: Path):
     assert not (tmp_path / "s").exists() and not list(tmp_path.iterdir())
 
 
+def test_sites_that_would_share_a_file_are_refused(x: torch.Tensor, tmp_path: Path):
+    with pytest.raises(ValueError, match=r"site 'index' would share the file .* with another"):
+        import_rows([x], tmp_path / "s", site="index", origin="t")
+    assert not (tmp_path / "s").exists()
+
+
+def test_stores_of_one_seed_have_orders_of_their_own(x: torch.Tensor, tmp_path: Path):
+    a, b = (import_rows([rows], tmp_path / n, site="x", origin="t", held_out=0) for n, rows in (("a", x), ("b", -x)))
+    assert not torch.equal(next(a.batches(batch=ROWS)).x, -next(b.batches(batch=ROWS)).x)
+
+
+def test_parquet_with_holes_is_refused(tmp_path: Path):
+    pa = pytest.importorskip("pyarrow", reason='needs pip install "overtone[lm]"')
+    import pyarrow.parquet as parquet
+
+    rows = [[1.0, 2.0], None, [3.0, 4.0]]
+    for name, kind in (("a", pa.list_(pa.float32(), 2)), ("b", pa.list_(pa.float32()))):
+        parquet.write_table(pa.table({"x": pa.array(rows, kind)}), tmp_path / f"{name}.parquet")
+        with pytest.raises(ValueError, match=r"column 'x' has empty cells \(nulls\)"):
+            list(read_chunks(tmp_path / f"{name}.parquet"))
+    parquet.write_table(pa.table({"x": pa.array([[1.0], [2.0, 3.0]])}), tmp_path / "c.parquet")
+    with pytest.raises(ValueError, match=r"different lengths, \[1, 2\]"):
+        list(read_chunks(tmp_path / "c.parquet"))
+
+
 def test_pickles_are_never_opened(tmp_path: Path, x: torch.Tensor):
     torch.save(x, tmp_path / "rows.pt")
     with pytest.raises(ValueError, match="can run code and are never opened"):

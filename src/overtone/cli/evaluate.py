@@ -18,7 +18,7 @@ from overtone.dictionary import Dictionary
 from overtone.metrics import downstream as metrics
 from overtone.metrics.reconstruction import evaluate as reconstruction
 from overtone.report.tables import metrics_table
-from overtone.runs import RunFolder
+from overtone.runs import CONFIG, RunFolder
 from overtone.seeds import generator
 
 
@@ -28,6 +28,7 @@ def evaluate(
     tensor: str | None = None,
     store: Path | None = None,
     site: str | None = None,
+    target: str | None = None,
     downstream: bool = False,
     contexts: int = 64,
     rows: int = EVALUATED,
@@ -41,7 +42,8 @@ def evaluate(
         activations: rows to measure on instead of the run's own held-out ones: .npy, .safetensors or .parquet.
         tensor: which tensor of the safetensors file, or column of the Parquet file.
         store: a store whose held-out rows to measure on instead.
-        site: which site of that store.
+        site: which site of that store (default: the run's own).
+        target: which site is to be reconstructed (default: the run's own).
         downstream: also run the model with reconstructions in place of its activations (embedding or loss recovered).
         contexts: how many pieces of held-out text for that.
         rows: how many rows to measure on, at most.
@@ -51,7 +53,7 @@ def evaluate(
     if rows < 1:
         raise ValueError(f"rows={rows} must be at least 1")
     dictionary = checkpoint.load(run)
-    batches, where, d = _rows(run, activations, tensor, store, site, rows, seed)
+    batches, where, d = _rows(run, activations, tensor, store, site, target, rows, seed)
     if d != dictionary.d:
         raise ValueError(f"{where} have width {d}, the dictionary was trained on d={dictionary.d}")
     result: dict[str, Any] = reconstruction(dictionary, batches).summary()
@@ -62,7 +64,14 @@ def evaluate(
 
 
 def _rows(
-    run: Path, activations: Path | None, tensor: str | None, store: Path | None, site: str | None, rows: int, seed: int
+    run: Path,
+    activations: Path | None,
+    tensor: str | None,
+    store: Path | None,
+    site: str | None,
+    target: str | None,
+    rows: int,
+    seed: int,
 ) -> tuple[Iterable[Tensor | Batch], str, int]:
     """(the rows to measure on, what they are, their width)."""
     if activations is not None:
@@ -70,18 +79,23 @@ def _rows(
         if len(x) > rows:
             x = x[torch.randperm(len(x), generator=generator(seed, "sample of a file"))[:rows]]
         return x.split(1024), f"rows of {activations}", x.shape[1]
-    if store is not None:
-        opened = Store(store)
-        name = opened.site(site)
-        return opened.batches(name, HELD_OUT, limit=rows, seed=seed), f"held-out rows of {store}", opened.sites[name]
-    folder = RunFolder.open(run)
-    source = source_of(folder)
-    if isinstance(source, FileSource):
+    folder = RunFolder.open(run) if (run / CONFIG).exists() else None
+    source = source_of(folder) if folder else None
+    if store is None and folder is None:
+        raise ValueError(f"{run} is no run folder, so its rows are not known; give --activations FILE or --store STORE")
+    if store is None and isinstance(source, FileSource):
         x = source.split().held_out[:rows]
         return x.split(1024), "the run's held-out rows", x.shape[1]
-    opened = open_store(folder)
-    batches = opened.batches(source.site, HELD_OUT, target=source.target, limit=rows, seed=seed)
-    return batches, "the run's held-out rows", opened.sites[source.site]
+    if source is not None and not isinstance(source, FileSource):
+        site, target = site or source.site, target or source.target
+    if store is not None:
+        opened, what = Store(store), f"held-out rows of {store}"
+    else:
+        assert folder is not None
+        opened, what = open_store(folder), "the run's held-out rows"
+    name = opened.site(site)
+    batches = opened.batches(name, HELD_OUT, target=target, limit=rows, seed=seed)
+    return batches, what, opened.sites[name]
 
 
 def _downstream(dictionary: Dictionary, folder: RunFolder, contexts: int) -> dict[str, float]:
@@ -90,6 +104,11 @@ def _downstream(dictionary: Dictionary, folder: RunFolder, contexts: int) -> dic
     if isinstance(source, FileSource):
         raise ValueError(
             "--downstream needs the model; this run was trained on a file of activations. Drop --downstream"
+        )
+    if source.target is not None and source.target != source.site:
+        raise ValueError(
+            f"--downstream puts reconstructions where the rows were read, but {folder.path} reads {source.site} and reconstructs "
+            f"{source.target}; drop --downstream"
         )
     store = open_store(folder)
     lm, plan = model_of(store)

@@ -3,6 +3,7 @@
 import os
 import shutil
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -110,6 +111,7 @@ def harvest(
     if not ranks.gather(path):
         return
     store = Store(path)
+    store.shards()
     console.print(store_table(store))
     console.print(f"Train on it: overtone train --store {path} --site {next(iter(store.sites))}")
     write_json(json, describe(store))
@@ -126,7 +128,8 @@ class Ranks(NamedTuple):
         """As torchrun's environment says; one process without it."""
         ranks = Ranks(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
         if ranks.world > 1 and not distributed.is_initialized():
-            distributed.init_process_group("gloo")
+            # The last rank may take long after the first: the default of half an hour would not do.
+            distributed.init_process_group("gloo", timeout=timedelta(days=30))
         return ranks
 
     def share(self, tokens: int) -> int:

@@ -78,7 +78,10 @@ def new_runs(
         lm = load_model(wanted.read.model)
         widths = check_plan(lm, wanted.read)
     elif isinstance(wanted.read, Path):
-        widths = Store(wanted.read).sites
+        store = Store(wanted.read)
+        widths = store.sites
+        for split in (TRAIN, HELD_OUT):
+            store.shards(split)
     else:
         widths = {"": wanted.read.split().train.shape[1]}
     members = members_of(widths)

@@ -1,5 +1,6 @@
 """Rows into and out of stores: .npy, .safetensors and Parquet; several stores into one."""
 
+import errno
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,6 +21,7 @@ from overtone.data.stream import check_rows
 from overtone.files import create_folder, replace_file
 
 Rows = Float[Tensor, "_ _"]  # (rows, d); chunks differ in their number of rows
+NO_LINKS = (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK)  # another file system, or one without hard links
 IMPORTED = (".npy", ".safetensors", ".parquet")
 
 
@@ -58,6 +60,7 @@ def import_rows(
         raise ValueError(f"dtype={dtype!r} is not one of {', '.join(TORCH_DTYPES)}")
     if path.exists():
         raise FileExistsError(f"{path} exists and is not overwritten; choose another place or remove it")
+    shards.check_names([site])
 
     def fill(root: Path) -> None:
         (root / "shards").mkdir()
@@ -79,7 +82,7 @@ def import_rows(
 
 def _add(root: Path, manifest: Manifest, split: str, site: str, x: Tensor) -> Manifest:
     name = f"{len(manifest.shards):06d}"
-    order = shards.disk_order(len(x), manifest.seed, name)
+    order = shards.disk_order(len(x), manifest.seed, name, x[:64])
     file = shards.write_rows(root, shards.site_file(name, site), x, order)
     index = shards.write_index(root, f"shards/{name}.index.safetensors", Index(order))
     stats = {site: SiteStats.of(x, torch.arange(len(x)))}
@@ -177,9 +180,12 @@ def _parquet_chunks(path: Path, column: str | None, chunk: int) -> Iterator[Rows
         )
     for batch in file.iter_batches(batch_size=chunk, columns=[name]):
         values = batch.column(0)
-        lengths = {len(row) for row in values} if pa.types.is_list(values.type) else {values.type.list_size}
-        if len(lengths) > 1:
-            raise ValueError(f"{path}: the lists of column {name!r} have different lengths, {sorted(lengths)[:5]}")
+        if values.null_count or values.flatten().null_count:
+            raise ValueError(f"{path}: column {name!r} has empty cells (nulls); drop these rows")
+        if not pa.types.is_fixed_size_list(values.type):
+            lengths = set(np.diff(values.offsets.to_numpy()).tolist())
+            if len(lengths) > 1:
+                raise ValueError(f"{path}: the lists of column {name!r} have different lengths, {sorted(lengths)[:5]}")
         flat = values.flatten().to_numpy(zero_copy_only=False)
         yield torch.from_numpy(np.array(flat, dtype=np.float32)).reshape(len(values), -1)
 
@@ -332,7 +338,9 @@ def _linked(store: Store, shard: Shard, root: Path, name: str, documents: int) -
             os.link(store.path / entry.path, root / path)
         except FileNotFoundError as error:
             raise StoreError(f"{store.path / entry.path} is missing; the store is damaged") from error
-        except OSError:  # another file system
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
             shutil.copyfile(store.path / entry.path, root / path)
         return replace(entry, path=path)
 

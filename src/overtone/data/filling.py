@@ -166,10 +166,13 @@ def groups(lm: LanguageModel, plan: HarvestPlan, shard_rows: int, progress: Mapp
         gathering[split] = _Gathering(split, cutter, Place(*progress.get(split, (0, 0))), shard_rows, todo)
     begin = {split: part.begin for split, part in gathering.items()}
 
-    def enough() -> bool:
-        """Whether every split with a limit has reached it (a split without one takes what comes by meanwhile)."""
-        limited = [part.done for part in gathering.values() if part.todo is not None]
-        return bool(limited) and all(limited)
+    def enough(number: int) -> bool:
+        """Whether every split with a limit has reached it by document `number`.
+
+        A split without a limit takes what comes by until then, also where a harvest goes on that was stopped after that.
+        """
+        limited = [part for part in gathering.values() if part.todo is not None]
+        return bool(limited) and all(part.done and number > part.begin.doc for part in limited)
 
     def unread() -> Iterator[tuple[int, Document]]:
         for number, doc in plan.documents(skip=min(place.doc for place in begin.values())):
@@ -179,7 +182,7 @@ def groups(lm: LanguageModel, plan: HarvestPlan, shard_rows: int, progress: Mapp
                 yield number, doc
 
     for number, ids in tokenised(lm.tokenizer, unread()):
-        if enough():
+        if enough(number):
             break
         split = plan.split(number)
         start = begin[split].token if number == begin[split].doc else 0
@@ -210,24 +213,28 @@ def harvest_store(
     """
     root = Path(path)
     sites = [resolve_site(lm.model, name) for name in plan.sites]
-    manifest = _open(root, lm, plan, sites)
+    shards.check_names(plan.sites)
+    width = site_widths(lm, sites, plan)
+    (root / "shards").mkdir(parents=True, exist_ok=True)
     with locked(root):
-        for leftover in (root / "shards").glob(".*.tmp"):  # of a process that was killed
+        manifest = _open(root, lm, plan, sites, width)
+        if manifest.complete:
+            return manifest
+        for leftover in (*root.glob(".*.tmp"), *(root / "shards").glob(".*.tmp")):  # of a process that was killed
             leftover.unlink()
         row_bytes = sum(manifest.sites.values()) * TORCH_DTYPES[plan.dtype].itemsize
         shard_rows = max(1, int(plan.shard_mib * 2**20 / row_bytes))
         for group in groups(lm, plan, shard_rows, manifest.progress):
             manifest = _write_group(lm, plan, sites, group, root, manifest, progress)
             manifest.write(root)
-        if not manifest.shards:
+        if not manifest.shards and plan.world == 1:
             raise ValueError(f"the text {', '.join(plan.text)} holds no token for model {lm.name!r}; give another text")
-        if not manifest.complete:
-            manifest = replace(manifest, complete=True)
-            manifest.write(root)
+        manifest = replace(manifest, complete=True)
+        manifest.write(root)
     return manifest
 
 
-def _open(root: Path, lm: LanguageModel, plan: HarvestPlan, sites: list[Site]) -> Manifest:
+def _open(root: Path, lm: LanguageModel, plan: HarvestPlan, sites: list[Site], width: dict[str, int]) -> Manifest:
     """The manifest to go on with: of a new store, or of the store there, which must be of the same plan and model."""
     identity = {"fingerprint": fingerprint(lm.model)}
     if not (root / MANIFEST).exists():
@@ -238,9 +245,7 @@ def _open(root: Path, lm: LanguageModel, plan: HarvestPlan, sites: list[Site]) -
             "modules": {site.name: {"path": site.path, "side": site.side} for site in sites},
             "overtone": __version__,
         }
-        width = site_widths(lm, sites, plan)
         manifest = Manifest(plan.dtype, width, plan.seed, source)
-        (root / "shards").mkdir(parents=True, exist_ok=True)
         manifest.write(root)
         return manifest
     manifest = read_manifest(root)
@@ -318,8 +323,8 @@ def _write_group(
     if not len(kept):
         return replace(manifest, progress=progress)
     name = f"{len(manifest.shards):06d}"
-    order = shards.disk_order(len(kept), plan.seed, f"{name} of rank {plan.rank} of {plan.world}")
     columns = {field: value[kept] for field, value in rows._asdict().items()}
+    order = shards.disk_order(len(kept), plan.seed, name, columns["token_ids"])
     documents = columns["doc_ids"].unique().tolist()
     index = Index(**columns, order=order, names={doc: group.names[doc] for doc in documents})
     files, stats = {}, {}
@@ -345,8 +350,8 @@ def read_group(
         for site, values in zip(sites, found, strict=True):
             if site.name not in x:
                 x[site.name] = torch.empty(rows, values.shape[1], dtype=dtype)
-            x[site.name][at] = values.to(dtype)
-            norms[site.name][at] = torch.linalg.vector_norm(values, dim=1)
+            x[site.name][at] = stored = values.to(dtype)
+            norms[site.name][at] = torch.linalg.vector_norm(stored.float(), dim=1)
             if dtype == torch.float16 and values.abs().max() > torch.finfo(dtype).max:
                 raise ValueError(
                     f"site {site.name!r} has values up to {float(values.abs().max()):.3g}, beyond float16's 65504; use "

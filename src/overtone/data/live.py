@@ -92,6 +92,10 @@ class HarvestStream:
                 )
         self._place = {name: state[name] for name in self._place}
         self._groups = self._from(self._place)
+        if self._held is not None and self._held[0] == (state["epoch"], state["buffer"]):
+            next(self._groups)  # the buffer is here already: its text is behind us
+        else:
+            self._held = None
 
     def mixing(self) -> Mixing:
         """How well the first buffer mixes (reads it)."""

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -30,6 +30,7 @@ _CODES = {
     torch.int32: "I32",
     torch.int64: "I64",
 }
+INDEX = "index"
 PIECE = 8 * 2**20  # bytes copied, hashed and written at a time
 Layout = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 
@@ -86,14 +87,26 @@ class Index(NamedTuple):
     names: Mapping[int, str] = MappingProxyType({})
 
 
-def disk_order(rows: int, seed: int, name: str) -> Int[Tensor, " rows"]:
-    """The random order of a shard's rows on disk: uniform, and independent between shards of different names."""
-    return torch.randperm(rows, generator=generator(seed, f"order of shard {name}")).int()
+def disk_order(rows: int, seed: int, name: str, content: Tensor) -> Int[Tensor, " rows"]:
+    """The random order of a shard's rows on disk: uniform, and independent between shards.
+
+    `content`: what sets the shard apart from the shard of the same number in another store, with which it may be merged.
+    """
+    digest = hashlib.sha256(bytes_of(content.contiguous())).hexdigest()
+    return torch.randperm(rows, generator=generator(seed, f"order of shard {name} {digest}")).int()
 
 
 def site_file(name: str, site: str) -> str:
     """Path of a site's rows within the store. Characters that some file system forbids become "_"."""
     return f"shards/{name}.{re.sub(r'[^A-Za-z0-9._-]', '_', site)}.safetensors"
+
+
+def check_names(sites: Sequence[str]) -> None:
+    """Raise unless every site's rows get a file of their own."""
+    names = [site_file("", site) for site in (INDEX, *sites)]
+    for site, name in zip(sites, names[1:], strict=True):
+        if names.count(name) > 1:
+            raise ValueError(f"site {site!r} would share the file {name} with another; name it otherwise")
 
 
 def write_rows(root: Path, path: str, x: Float[Tensor, "all d"], rows: Int[Tensor, " rows"]) -> FileEntry:

@@ -153,9 +153,9 @@ def _visits(pools: list[Pool], rows: int, window: int, rank: int, world: int, sk
 class StoreStream:
     """The rows of a store, every row exactly once per epoch, in a new global order every epoch.
 
-    The order depends on the store, `seed` and `memory_mib`, not on `batch` or `world`. Ranks get disjoint parts that cover
-    the epoch, also when it is resumed with another `world`. Every batch has `batch` rows: one that reaches the epoch's end
-    is filled from the next.
+    The order depends on the store, `seed`, `memory_mib` and the sites read together, not on `batch` or `world`. Ranks get
+    disjoint parts that cover the epoch, also when it is resumed with another `world`. Every batch has `batch` rows: one
+    that reaches the epoch's end is filled from the next.
 
     Args:
         store: the store.

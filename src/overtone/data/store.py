@@ -206,7 +206,9 @@ class Store:
         found = tuple(s for s in self.manifest.shards if s.split == split and s.rows)
         if not found:
             have = ", ".join(sorted({s.split for s in self.manifest.shards})) or "no rows at all"
-            raise ValueError(f"{self.path} has no rows in the split {split!r} (it has {have})")
+            raise ValueError(
+                f"{self.path} has no rows in the split {split!r} (it has {have}); make it with another share of held-out rows"
+            )
         return found
 
     def rows(self, split: str = TRAIN) -> int:
