@@ -56,14 +56,14 @@ IMBALANCED = Suite(
     name="imbalanced",
     truth=imbalanced,
     contestants={
-        "gba": Contestant(gba, "GBA (default)", {"0.8": 100.0, "0.9": 100.0}),
+        "gba": Contestant(gba, "GBA", {"0.8": 100.0, "0.9": 100.0}),
         "gba-wrong": Contestant(
             lambda: gba(htf=0.5, ltf=0.3),
-            "GBA, wrong targets",
+            "GBA, wrong",
             {"0.8": 38.3, "0.9": 3.9},
         ),
         "gba-paper": Contestant(gba_paper, "GBA as published"),
-        "ba": Contestant(ba, "BA, target 0.05"),
+        "ba": Contestant(ba, "BA, p = 0.05"),
         "modified-ba": Contestant(modified_ba, "modified BA"),
         "topk-10": Contestant(lambda: with_gba_centre(topk(10)), "TopK, k = 10"),
         "topk-20": Contestant(lambda: with_gba_centre(topk(20)), "TopK, k = 20", {"0.8": 100.0, "0.9": 98.4}),

@@ -170,7 +170,7 @@ def work_on(job: Job) -> dict[str, Any]:
 
 CAPTION = (
     "FRR: % of true features with cosine at least 0.8 / 0.9 to some latent, mean ± half the range over seeds; "
-    "published: the paper's FRR; EV: explained variance of the rows; L0: mean number of active latents"
+    "paper: the paper's FRR; EV: explained variance of the rows; L0: mean number of active latents"
 )
 
 
@@ -180,8 +180,8 @@ def _table(suite: Suite, names: list[str], results: list[dict[str, Any]], settin
         f"{settings['latents']} latents, {settings['steps']} steps of {settings['batch']} rows, at the end of training"
     )
     table = Table(title=title, title_justify="left", caption=CAPTION, caption_justify="left")
-    table.add_column("method", no_wrap=True)
-    for column in ("FRR 0.8", "FRR 0.9", "published", "EV", "L0"):
+    table.add_column("method", overflow="fold", min_width=12)
+    for column in ("FRR 0.8", "FRR 0.9", "paper", "EV", "L0"):
         table.add_column(column, justify="right", no_wrap=True)
     for name in names:
         rows = [r for r in results if r["method"] == name]
