@@ -105,6 +105,10 @@ class Dictionary(nn.Module):
         # Tied dictionaries own one matrix; it answers to both names, so that no other code asks whether it is tied.
         return super().__getattr__("W_dec" if name == "W_enc" and self.parametrisation.tied else name)
 
+    def extra_repr(self) -> str:
+        """What `print` shows."""
+        return f"d={self.d}, latents={self.latents}, select={self.select}"
+
     def normalise(self, x: Float[Tensor, "*batch d"]) -> tuple[Float[Tensor, "*batch d"], Float[Tensor, "*batch 1"]]:
         """Rows in the units the dictionary works in, and the norms they were divided by.
 

@@ -250,3 +250,20 @@ def test_ranks_of_torchrun_write_one_store(call, folder: Path):
     assert not (folder / "ranks.parts").exists()
     status, _, err = call("train", "--store", "ranks", "--site", "resid.1", *SHORT, "--out", "run")
     assert status == 0, err
+
+
+def test_an_unfinished_store_says_how_to_finish_it(call, folder: Path, monkeypatch: pytest.MonkeyPatch):
+    from overtone.data import shards
+
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "write_rows", stop)
+        status, _, err = call("harvest", *READ, "--out", "store")
+    assert status == 130 and "stopped; go on with: overtone harvest --resume store" in err
+    _, _, err = call("train", "--store", "store", "--site", "resid.1")
+    assert "is unfinished; finish it first: overtone harvest --resume store" in err
+    assert call("harvest", "--resume", "store")[0] == 0
+    assert call("train", "--store", "store", "--site", "resid.1", *SHORT, "--out", "run")[0] == 0
+    assert "is already finished" in call("train", "--resume", "run")[1]

@@ -36,7 +36,8 @@ def main() -> None:
         verbs, name, words, about = STORE, "overtone store", words[1:], store.__doc__
     try:
         tyro.extras.subcommand_cli_from_dict(verbs, prog=name, description=about, args=words)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
+        print(f"overtone: stopped{f'; {stop}' if str(stop) else ''}", file=sys.stderr)
         sys.exit(130)
     except EXPECTED as error:
         if os.environ.get("OVERTONE_TRACEBACK"):

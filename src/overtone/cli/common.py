@@ -48,6 +48,15 @@ def make_methods(names: Sequence[str], options: dict[str, Any]) -> list[Method]:
 
 
 @contextmanager
+def resumable(command: str) -> Iterator[None]:
+    """Within the `with`, an interruption says how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(f"go on with: {command}") from stop
+
+
+@contextmanager
 def progress_bar(*columns: ProgressColumn) -> Iterator[Progress]:
     """A progress bar that disappears when done, with elapsed and remaining time."""
     with Progress(

@@ -9,14 +9,14 @@ from typing import Literal, NamedTuple
 
 from torch import distributed
 
-from overtone.cli.common import console, write_json
+from overtone.cli.common import console, resumable, write_json
 from overtone.cli.rows import check_plan, harvest_into
 from overtone.cli.store import describe, store_table
 from overtone.cli.train import located
 from overtone.data.exchange import join_ranks
 from overtone.data.filling import HarvestPlan, plan_of
 from overtone.data.models import load_model
-from overtone.data.store import Store
+from overtone.data.store import HELD_OUT, Store
 from overtone.runs import claim_folder
 
 DType = Literal["float32", "bfloat16", "float16"]
@@ -107,13 +107,20 @@ def harvest(
         lm = load_model(plan.model)
         check_plan(lm, plan)
         ranks.claim(path)
-    harvest_into(ranks.part(path), plan, lm, quiet=ranks.rank > 0)
+    again = f"overtone harvest --resume {path}" if ranks.world == 1 else "the same command"
+    with resumable(again):
+        harvest_into(ranks.part(path), plan, lm, quiet=ranks.rank > 0)
     if not ranks.gather(path):
         return
     store = Store(path)
     store.shards()
     console.print(store_table(store))
-    console.print(f"Train on it: overtone train --store {path} --site {next(iter(store.sites))}")
+    if store.rows(HELD_OUT):
+        console.print(f"Train on it: overtone train --store {path} --site {next(iter(store.sites))}")
+    else:
+        console.print(
+            "No document was held out, so nothing can be measured on it: give more text, or a larger --held-out"
+        )
     write_json(json, describe(store))
 
 

@@ -120,9 +120,11 @@ def harvest_into(path: Path, plan: HarvestPlan, lm: LanguageModel, *, quiet: boo
     store = Store(path)
     held = store.rows(HELD_OUT)
     widths = ", ".join(f"{site} (d = {d})" for site, d in store.sites.items())
-    console.print(
-        f"Read {store.rows(TRAIN):,} tokens of {', '.join(plan.text)} at {widths} of {plan.model} (+ {held:,} held out)"
-    )
+    text, rows = ", ".join(plan.text), store.rows(TRAIN)
+    if rows:
+        console.print(f"Read {rows:,} tokens of {text} at {widths} of {plan.model} (+ {held:,} held out)")
+    else:
+        console.print(f"Kept {held:,} held-out tokens of {text} at {widths} to measure on")
     _warn_of_outliers(store.manifest, plan)
     return store
 
@@ -219,12 +221,17 @@ def open_store(folder: RunFolder) -> Store:
         return Store(folder.path / source.path)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"{error}. The activations of {folder.path} were moved or removed; measure on other rows with --activations FILE"
+            f"{error}. The activations of {folder.path} were moved or removed; put them back, or evaluate on other rows "
+            "with --activations FILE"
         ) from error
 
 
 def model_of(store: Store) -> tuple[LanguageModel, HarvestPlan]:
     """The model that a store was harvested from, and how."""
+    if store.manifest.source.get("kind") != "harvest":
+        raise ValueError(
+            f"--downstream needs the model, and {store.path} was not harvested from one. Drop --downstream"
+        )
     plan = plan_of(store.manifest, store.path)
     return load_model(plan.model), plan
 

@@ -4,7 +4,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from overtone.cli.common import MethodName, console, follow, make_methods, write_json
+from overtone.cli.common import MethodName, console, follow, make_methods, resumable, write_json
 from overtone.cli.rows import Member, Wanted, existing_runs, new_runs, rows_of
 from overtone.data.filling import HarvestPlan
 from overtone.data.source import FileSource
@@ -76,7 +76,7 @@ def train(
         coefficient: (l1) weight of the penalty.
         latents: dictionary width; several for several dictionaries.
         expansion: dictionary width as a multiple of d, where latents is not given.
-        tokens: tokens to read from the text (fewer if it is shorter).
+        tokens: tokens of the text to train on, again and again (fewer if it is shorter).
         context: tokens per context.
         text_field: the key of the text in JSON and Hub data.
         steps: training steps.
@@ -93,8 +93,11 @@ def train(
     given = locals()
     if resume is not None:
         _refuse_with_resume(given)
-        folders = existing_runs(resume)
-        rows = rows_of(folders)
+        path, folders = resume, existing_runs(resume)
+        if all(folder.finished for folder in folders):
+            console.print(f"{resume} is already finished")
+        with resumable(f"overtone train --resume {path}"):
+            rows = rows_of(folders)
     else:
         _check_buffer(buffer_rows, model, batch, context)
         wanted = _wanted(model, site, text, activations, tensor, store, target, tokens, context, text_field)
@@ -115,10 +118,13 @@ def train(
                         )
             return [members[0]._replace(name="")] if len(members) == 1 else members
 
-        folders, rows = new_runs(out or Path("runs") / timestamp(), wanted, members_of)
+        path = out or Path("runs") / timestamp()
+        with resumable(f"overtone train --resume {path}"):
+            folders, rows = new_runs(path, wanted, members_of)
     labels = [folder.path.name if len(folders) > 1 else folder.run.method.name for folder in folders]
     records = execute_together([(folder, part.stream) for folder, part in zip(folders, rows, strict=True)])
-    follow(records, [(f"Training {label}", folder.run) for label, folder in zip(labels, folders, strict=True)])
+    with resumable(f"overtone train --resume {path}"):
+        follow(records, [(f"Training {label}", folder.run) for label, folder in zip(labels, folders, strict=True)])
     results = [evaluate(f.dictionary(), part.held_out()).summary() for f, part in zip(folders, rows, strict=True)]
     console.print(metrics_table(dict(zip(labels, results, strict=True)), f"{results[0]['rows']:,} held-out rows"))
     where = folders[0].path

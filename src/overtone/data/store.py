@@ -182,6 +182,10 @@ class Store:
         self.path = Path(path)
         self.manifest = read_manifest(self.path)
 
+    def __repr__(self) -> str:
+        rows = {split: self.rows(split) for split in self.manifest.statistics}
+        return f"Store({str(self.path)!r}, sites={self.sites}, rows={rows}, dtype={self.manifest.dtype})"
+
     @property
     def sites(self) -> dict[str, int]:
         """Site → d."""
@@ -205,6 +209,8 @@ class Store:
         """The shards of a split; ValueError when it has none."""
         found = tuple(s for s in self.manifest.shards if s.split == split and s.rows)
         if not found:
+            if not self.manifest.complete:
+                raise ValueError(f"{self.path} is unfinished; finish it first: overtone harvest --resume {self.path}")
             have = ", ".join(sorted({s.split for s in self.manifest.shards})) or "no rows at all"
             raise ValueError(
                 f"{self.path} has no rows in the split {split!r} (it has {have}); make it with another share of held-out rows"
