@@ -3,8 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+BENCH := .venv-bench
+BENCH_STAMP := $(BENCH)/.installed
+PEERS := benchmarks/peers/requirements.txt
 
-.PHONY: install quickstart test test-slow lint format docs clean
+.PHONY: install quickstart test test-slow bench-env lint format docs clean
 
 install: $(STAMP)
 
@@ -26,6 +29,18 @@ test: install lint
 test-slow: install
 	$(BIN)/pytest -m slow
 
+# The libraries that benchmarks/step.py and store_peers.py compare with, apart from what overtone is developed in: their
+# requirements are others (and a Python below 3.13, for overcomplete). They get the same torch, whose pin is in constraints.txt alone.
+bench-env: $(BENCH_STAMP)
+
+$(BENCH_STAMP): pyproject.toml constraints.txt $(PEERS)
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/pip install --quiet --upgrade pip
+	$(BENCH)/bin/pip install --quiet --constraint constraints.txt torch
+	$(BENCH)/bin/pip install --quiet --editable .
+	$(BENCH)/bin/pip install --quiet --requirement $(PEERS) $$(grep '^torch==' constraints.txt)
+	touch $(BENCH_STAMP)
+
 lint: install
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -37,4 +52,4 @@ format: install
 	$(BIN)/ruff format
 
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) $(BENCH) build dist

@@ -19,10 +19,22 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from overtone import Codes, Dictionary, Method, Reconstruction, Run, UnitNorm, gba, imbalanced, recovery, start, train
+from overtone import (
+    Codes,
+    Dictionary,
+    Method,
+    Reconstruction,
+    Run,
+    UnitNorm,
+    gba,
+    imbalanced,
+    ops,
+    recovery,
+    start,
+    train,
+)
 from overtone.cli.common import spread
 from overtone.data.synthetic import CoefficientLaw
-from overtone.losses import half_square
 from overtone.spectrum import group_sizes
 
 
@@ -33,14 +45,11 @@ class FrequentFirst:
     groups: int
 
     def __call__(self, dictionary: Dictionary, codes: Codes, target: Float[Tensor, "batch d"]) -> Float[Tensor, ""]:
-        sizes = group_sizes(dictionary.latents, self.groups)
-        z = codes.z if dictionary.scale is None else codes.z * dictionary.scale
-        explained, loss = dictionary.b_dec.detach(), torch.zeros(())
-        for z_group, atoms in zip(z.split(sizes, dim=-1), dictionary.W_dec.split(sizes), strict=True):
-            residual = explained + z_group @ atoms - target
-            loss = loss + half_square(residual)
-            explained = (residual + target).detach()
-        return loss / self.groups
+        order = torch.arange(dictionary.latents).flip(0)
+        scaled = codes.entries if dictionary.scale is None else codes.entries.scaled(dictionary.scale)
+        sizes = group_sizes(dictionary.latents, self.groups)[::-1]
+        explained = ops.decode_groups(scaled.permuted(order), dictionary.W_dec[order], sizes, dictionary.b_dec.detach())
+        return ops.half_square_error(explained, target)
 
 
 def variants() -> dict[str, Method]:

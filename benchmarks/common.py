@@ -1,8 +1,7 @@
-"""What the benchmarks share: rows to measure on, times, bytes read from the disk, memory of a process of its own."""
+"""What the benchmarks share: rows to measure on, times, bytes read from the disk, tables."""
 
 import gc
 import multiprocessing
-import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +17,6 @@ from torch import Tensor
 
 from overtone.seeds import generator
 
-MIB = 2**20
 CHUNK_ROWS = 16_384
 
 
@@ -82,25 +80,6 @@ def settle() -> None:
 def _counter(name: str) -> int:
     """A counter of this process, all its threads together: rchar, bytes read; read_bytes, those of them from the disk."""
     return int(Path("/proc/self/io").read_text().split(f"{name}: ")[1].split()[0])
-
-
-def resident_mib() -> float:
-    """Memory that this process holds now."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / MIB
-
-
-def restart_peak() -> float:
-    """Forget the peak of this process' memory; gives what it holds now, in MiB."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return resident_mib()
-
-
-def peak_mib() -> float:
-    """The most memory that this process held since its start, or since `restart_peak`.
-
-    Not getrusage's ru_maxrss: that cannot be restarted, and a new process inherits it from the one that started it.
-    """
-    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
 
 
 def in_new_process(function: Callable[..., float], *args: Any) -> float:

@@ -24,7 +24,8 @@ from typing import Any
 
 import torch
 import tyro
-from common import MIB, Spread, in_new_process, peak_mib, restart_peak, show, timed
+from common import Spread, in_new_process, show, timed
+from process import MIB, peak_mib, restart_peak
 
 from overtone import HarvestPlan, LanguageModel, Store, harvest_store, load_documents, load_model
 from overtone.cli.common import write_json

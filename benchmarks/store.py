@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from common import MIB, Spread, in_new_process, peak_mib, random_chunks, restart_peak, show, timed
+from common import Spread, in_new_process, random_chunks, show, timed
+from process import MIB, peak_mib, restart_peak
 
 from overtone import Store, StoreStream, import_rows
 from overtone.cli.common import write_json

@@ -4,7 +4,8 @@
                                      [--rows 400000] [--rounds 5] [--batches 50] [--threads 1] [--memory-mib M]
                                      [--peer-prefetch] [--folder DIR] [--json PATH]
 
-The peer's environment needs `pip install sae-lens`. See peers/saelens_store.py for how SAELens' own writer and reader are
+The peer's environment needs `pip install sae-lens`; that of `make bench-env` will do.
+See peers/saelens_store.py for how SAELens' own writer and reader are
 driven. In every round each side delivers N batches of 4096 rows as float32, everything in the page cache; a first round is
 not counted. Our rows lie on disk as bfloat16. SAELens has no such stores: float32 is its default, float16 its nearest.
 
@@ -16,14 +17,11 @@ Threads are those of torch. Our stream also has threads that read ahead, which S
 default, as it is there).
 """
 
-import json as json_module
 import math
 import os
 import platform
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -31,7 +29,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import tyro
-from common import MIB, Spread, random_chunks, settle, show, timed
+from common import Spread, random_chunks, settle, show, timed
+from process import MIB, Worker, started
 
 from overtone import Store, StoreStream, __version__, import_rows
 from overtone.cli.common import write_json
@@ -40,46 +39,6 @@ from overtone.data.exchange import read_chunks
 BATCH = 4096
 BUFFER_BATCHES, CONTEXT = 64, 128  # of SAELens' buffer
 PEER = Path(__file__).parent / "peers" / "saelens_store.py"
-
-
-class Peer:
-    """SAELens in a process of its own."""
-
-    def __init__(self, process: subprocess.Popen[str], log: Path):
-        self.process, self.log = process, log
-        self.written = self.answer()
-
-    def answer(self) -> dict[str, Any]:
-        """The next line it says."""
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"the peer has ended:\n{self.log.read_text()[-3000:]}")
-        return json_module.loads(line)
-
-    def seconds(self, batches: int) -> float:
-        """How long it took for so many batches."""
-        assert self.process.stdin is not None
-        print(batches, file=self.process.stdin, flush=True)
-        return self.answer()["seconds"]
-
-
-@contextmanager
-def peer(python: Path, rows: Path, store: Path, options: list[str]) -> Iterator[Peer]:
-    """SAELens, once it has written the rows; ended on leaving."""
-    command = [str(python), str(PEER), str(rows), str(store), *options]
-    environment = os.environ | {"HF_HOME": str(store.with_name("huggingface")), "TMPDIR": str(store.parent)}
-    log = store.with_name("peer.log")
-    with (
-        log.open("w") as errors,
-        subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
-        ) as process,
-    ):
-        try:
-            yield Peer(process, log)
-        finally:
-            process.kill()
 
 
 def check_peer(python: Path) -> None:
@@ -111,7 +70,7 @@ def take(stream: StoreStream, batches: int) -> None:
         next(stream)
 
 
-def compare(store: Store, other: Peer, memory_mib: int, rounds: int, batches: int) -> dict[str, Any]:
+def compare(store: Store, other: Worker, memory_mib: int, rounds: int, batches: int) -> dict[str, Any]:
     """Rows per second of both, in turns; the first round does not count."""
     os.sync()  # what is still to be written would disturb
     stream = StoreStream(store, BATCH, memory_mib=memory_mib)
@@ -119,7 +78,7 @@ def compare(store: Store, other: Peer, memory_mib: int, rounds: int, batches: in
     for _ in range(rounds + 1):
         ours.append(timed(lambda: take(stream, batches)))
         settle()
-        theirs.append(other.seconds(batches))
+        theirs.append(other.ask(batches)["seconds"])
     rows, ours, theirs = batches * BATCH, ours[1:], theirs[1:]
     return {
         "d": stream.d,
@@ -129,7 +88,6 @@ def compare(store: Store, other: Peer, memory_mib: int, rounds: int, batches: in
         "ours_disk_bytes": sum(t.disk_bytes for t in ours),
         "memory_mib": memory_mib,
         "window_rows": stream.window,
-        "peer": other.written,
     }
 
 
@@ -164,9 +122,12 @@ class Settings:
         array = folder / "rows.npy"
         write_array(array, self.rows, d)
         store = import_rows(read_chunks(array), folder / "store", site="x", origin="benchmark", held_out=0)
-        with peer(self.peer_python, array, folder / "peer", self.peer_options()) as other:
+        command = [str(self.peer_python), str(PEER), str(array), str(folder / "peer"), *self.peer_options()]
+        environment = {"HF_HOME": str(folder / "huggingface"), "TMPDIR": str(folder)}
+        with started(command, folder / "peer.log", environment) as other:
+            written = other.answer()
             array.unlink()
-            return compare(store, other, self.memory(d), self.rounds, self.batches)
+            return compare(store, other, self.memory(d), self.rounds, self.batches) | {"peer": written}
 
 
 COLUMNS = ("d", "overtone, rows/s", "SAELens, rows/s", "overtone : SAELens", "our window, rows", "our memory, MiB")

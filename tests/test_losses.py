@@ -21,7 +21,7 @@ def codes_of(dictionary: Dictionary, x: torch.Tensor) -> tuple[Codes, torch.Tens
 
 def test_reconstruction_is_half_the_squared_error(dictionary: Dictionary, generator: torch.Generator):
     codes, target = codes_of(dictionary, torch.randn(30, 6, generator=generator))
-    expected = 0.5 * ((dictionary.decode_normalised(codes.z) - target) ** 2).sum(1).mean()
+    expected = 0.5 * ((dictionary.decode_normalised(codes.entries) - target) ** 2).sum(1).mean()
     torch.testing.assert_close(Reconstruction()(dictionary, codes, target), expected)
 
 
@@ -35,7 +35,7 @@ def test_rarest_first_by_hand(dictionary: Dictionary, generator: torch.Generator
     for first in (8, 4, 0):
         z = codes.z.clone()
         z[:, :first] = 0
-        stages.append(0.5 * ((dictionary.decode_normalised(z) - target) ** 2).sum(1).mean())
+        stages.append(0.5 * ((dictionary.decode_normalised(codes.with_z(z).entries) - target) ** 2).sum(1).mean())
     torch.testing.assert_close(RarestFirst(WIDE)(dictionary, codes, target), torch.stack(stages).mean())
 
 
@@ -66,7 +66,7 @@ def test_frequent_groups_explain_what_rarer_ones_left(dictionary: Dictionary, ge
     """The middle group's decoder sees the residual of the rarest, with nothing flowing back into that."""
     codes, target = codes_of(dictionary, torch.randn(30, 6, generator=generator))
     z = codes.z.detach()
-    (3 * RarestFirst(WIDE)(dictionary, codes._replace(z=z), target)).backward()
+    (3 * RarestFirst(WIDE)(dictionary, codes.with_z(z), target)).backward()
     scaled = (z * dictionary.scale).detach()
     residual = (scaled[:, 4:] @ dictionary.W_dec[4:] + dictionary.b_dec - target).detach()
     assert dictionary.W_dec.grad is not None
@@ -80,7 +80,7 @@ def test_l1_does_not_change_when_scale_moves_between_codes_and_atoms(
     before = L1(0.1)(dictionary, codes, target)
     with torch.no_grad():
         dictionary.W_dec.mul_(4)
-    torch.testing.assert_close(L1(0.1)(dictionary, codes._replace(z=codes.z / 4), target), before)
+    torch.testing.assert_close(L1(0.1)(dictionary, codes.with_z(codes.z / 4), target), before)
 
 
 def test_bad_terms_are_refused():

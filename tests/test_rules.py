@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from observed import seen
 from overtone import BiasAdaptation, Dictionary, FiringStats, FixedBias, Spectrum, UnitNorm, adapt_bias, firing
 from overtone.rules import quantile_bias
 
@@ -51,7 +52,7 @@ def test_adaptation_permutes_with_the_latents(generator: torch.Generator):
 
 def test_repeating_the_rows_changes_no_bias(generator: torch.Generator):
     pre = torch.randn(200, 10, generator=generator)
-    once, twice = firing.observe(pre, pre.relu()), firing.observe(pre.repeat(2, 1), pre.repeat(2, 1).relu())
+    once, twice = seen(pre), seen(pre.repeat(2, 1))
     bias, group, targets = torch.full((10,), -0.3), torch.zeros(10, dtype=torch.int64), torch.full((10,), 0.45)
     torch.testing.assert_close(adapt_bias(bias, once, targets, group), adapt_bias(bias, twice, targets, group))
 
@@ -92,7 +93,7 @@ def test_bias_adaptation_adapts_every_interval_and_then_forgets(rows: torch.Tens
     for step in (1, 2, 3):
         assert torch.equal(dictionary.b_enc, torch.zeros(20))
         codes = dictionary.encode(rows[100 * step : 100 * (step + 1)])
-        state = rule.after_step(dictionary, state, firing.observe(codes.pre.detach(), codes.z.detach()), step)
+        state = rule.after_step(dictionary, state, codes.seen, step)
     assert (dictionary.b_enc < 0).all(), "half-active latents are over both targets"
     assert state["rows"] == 0
     assert not state["fired"].any()
@@ -105,7 +106,7 @@ def test_no_state_of_a_rule_grows_with_the_rows(rows: torch.Tensor):
     size = sum(t.numel() for t in state.values())
     codes = dictionary.encode(rows)
     for step in range(1, 6):
-        state = rule.after_step(dictionary, state, firing.observe(codes.pre.detach(), codes.z.detach()), step)
+        state = rule.after_step(dictionary, state, codes.seen, step)
     assert sum(t.numel() for t in state.values()) == size <= 4 * 20
 
 
@@ -117,7 +118,7 @@ def test_steering_reaches_its_targets():
     state = rule.begin(dictionary, x)
     for step in range(1, 401):
         codes = dictionary.encode(x)
-        state = rule.after_step(dictionary, state, firing.observe(codes.pre.detach(), codes.z.detach()), step)
+        state = rule.after_step(dictionary, state, codes.seen, step)
     frequency = (dictionary.encode(x).z > 0).float().mean(0)
     ratio = frequency / rule.spectrum.targets(60)
     assert ratio.max() < 1.1
@@ -129,7 +130,7 @@ def test_fixed_bias_sets_one_bias_for_all(rows: torch.Tensor):
     normalised, _ = dictionary.normalise(rows)
     FixedBias(0.1).begin(dictionary, normalised)
     assert dictionary.b_enc.unique().numel() == 1
-    assert (dictionary.encode(rows).pre > 0).float().mean() == pytest.approx(0.1, abs=0.01)
+    assert (dictionary.pre_activations(rows) > 0).float().mean() == pytest.approx(0.1, abs=0.01)
 
 
 def test_unit_norm_leaves_directions(rows: torch.Tensor):

@@ -1,4 +1,4 @@
-"""SAELens' side of store_peers.py; runs in an environment that has sae_lens, and needs nothing of overtone's.
+"""SAELens' side of store_peers.py; runs in an environment that has sae_lens, and needs nothing of overtone's package.
 
     python saelens_store.py ROWS.npy STORE [--dtype float32] [--threads 1] [--batch 4096] [--buffer-batches 64]
                             [--shard-gb 0.5] [--prefetch]
@@ -31,6 +31,10 @@ from unittest.mock import patch
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled"}
 warnings.filterwarnings("ignore")
+
+from no_images import tolerate_torchvision  # noqa: E402
+
+tolerate_torchvision()
 
 import datasets  # noqa: E402
 import numpy as np  # noqa: E402

@@ -1,5 +1,6 @@
 """The dictionary: pre-activations, codes and reconstructions. Atoms are rows of `W_dec`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -7,6 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from overtone import firing, ops
+from overtone.firing import FiringStats
+from overtone.ops import AnyCodes, DenseCodes
 from overtone.seeds import generator
 from overtone.selection import JumpReLU, Selection
 
@@ -15,15 +19,28 @@ class Codes(NamedTuple):
     """What a dictionary says of some rows.
 
     Attributes:
-        pre: pre-activations y, in units of the normalised input; a latent is active iff y > 0 (and selected).
-        z: codes φ(y), non-negative, same units.
+        entries: the active latents of every row with their codes z = φ(y), in units of the normalised input; rows are
+            those of the batch, its leading axes laid end to end.
         norm: the Euclidean norm each input row was divided by (1 where inputs are not normalised): `decode` multiplies
             by it, so that reconstructions come back in the units of the input.
+        seen: how often each latent fired on these rows, and its peak.
     """
 
-    pre: Float[Tensor, "*batch latents"]
-    z: Float[Tensor, "*batch latents"]
+    entries: AnyCodes
     norm: Float[Tensor, "*batch 1"]
+    seen: FiringStats
+
+    @property
+    def z(self) -> Float[Tensor, "*batch latents"]:
+        """Codes with their zeros, to be read; `with_z` changes them. Gradients pass."""
+        return self.entries.dense().unflatten(0, self.norm.shape[:-1] or (1,)).reshape(*self.norm.shape[:-1], -1)
+
+    def with_z(self, z: Float[Tensor, "*batch latents"]) -> "Codes":
+        """Other codes for the same rows: steering, ablating and patching latents. `seen` stays what was seen."""
+        if z.shape[:-1] != self.norm.shape[:-1] or z.shape[-1] != self.entries.latents_total:
+            wanted = (*self.norm.shape[:-1], self.entries.latents_total)
+            raise ValueError(f"z has shape {tuple(z.shape)}; these codes are {wanted}")
+        return self._replace(entries=DenseCodes(z.reshape(-1, z.shape[-1])))
 
 
 @dataclass(frozen=True)
@@ -131,20 +148,28 @@ class Dictionary(nn.Module):
 
     def encode_normalised(self, x: Float[Tensor, "*batch d"], norm: Float[Tensor, "*batch 1"]) -> Codes:
         """Codes of rows that `normalise` has already scaled."""
-        # b_dec is folded into the bias: no shifted copy of the batch, one matrix product.
-        bias = self.b_enc - self.W_enc @ self.b_dec
-        pre = nn.functional.linear(x.reshape(-1, self.d), self.W_enc, bias)
-        z = self.select(pre, self.b_enc)
-        shape = (*x.shape[:-1], self.latents)
-        return Codes(pre.reshape(shape), z.reshape(shape), norm)
+        encoded = self.select.encode(x.reshape(-1, self.d), self.W_enc, self.b_enc, self.b_dec)
+        return Codes(encoded.codes, norm, firing.observe(encoded))
 
-    def decode_normalised(self, z: Float[Tensor, "*batch latents"]) -> Float[Tensor, "*batch d"]:
+    def pre_activations(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch latents"]:
+        """y = W_enc (x̃ − b_dec) + b_enc of rows in the units of the data: all of them, B·M numbers."""
+        normalised, _ = self.normalise(x)
+        return nn.functional.linear(normalised - self.b_dec, self.W_enc, self.b_enc)
+
+    def decode_normalised(self, codes: AnyCodes) -> Float[Tensor, "rows d"]:
         """Reconstruction in the units the dictionary works in: affine in the codes."""
-        return (z if self.scale is None else z * self.scale) @ self.W_dec + self.b_dec
+        return ops.decode(self._scaled(codes), self.W_dec, self.b_dec)
+
+    def decode_groups_normalised(self, codes: AnyCodes, sizes: Sequence[int]) -> Float[Tensor, "groups rows d"]:
+        """Reconstructions from the last group of latents, the last two, … all: see `overtone.ops.decode_groups`."""
+        return ops.decode_groups(self._scaled(codes), self.W_dec, sizes, self.b_dec)
+
+    def _scaled(self, codes: AnyCodes) -> AnyCodes:
+        return codes if self.scale is None else codes.scaled(self.scale)
 
     def decode(self, codes: Codes) -> Float[Tensor, "*batch d"]:
         """Reconstruction in the units of the data."""
-        return self.decode_normalised(codes.z) * codes.norm
+        return self.decode_normalised(codes.entries).reshape(*codes.norm.shape[:-1], self.d) * codes.norm
 
     def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
         """Reconstruction of rows, in the units of the data."""

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from overtone.ops import Encoded
+
 
 class FiringStats(NamedTuple):
     """What bias adaptation and the records need to know of some rows; pre-activations are never kept.
@@ -38,17 +40,10 @@ def empty(latents: int, device: torch.device | str | None = None) -> FiringStats
     )
 
 
-@torch.no_grad()
-def observe(pre: Float[Tensor, "batch latents"], z: Float[Tensor, "batch latents"]) -> FiringStats:
-    """Statistics of one batch. A latent fires where its code is non-zero and its pre-activation positive.
-
-    Both are asked for: top-k deselects positive pre-activations, the smooth ReLU has codes without firing.
-    """
-    return FiringStats(
-        torch.tensor(pre.shape[0], device=pre.device),
-        ((z != 0) & (pre > 0)).sum(0),
-        pre.amax(0).clamp(min=0).float(),
-    )
+def observe(encoded: Encoded) -> FiringStats:
+    """Statistics of one batch, which the pass that encoded it has counted already."""
+    rows = torch.tensor(encoded.codes.rows_total, device=encoded.fired.device)
+    return FiringStats(rows, encoded.fired, encoded.peak.float())
 
 
 def merge(a: FiringStats, b: FiringStats) -> FiringStats:

@@ -8,7 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from overtone import ops
 from overtone.dictionary import Codes, Dictionary
+from overtone.ops import half_square_error
 from overtone.spectrum import Spectrum, group_sizes
 
 
@@ -27,7 +29,7 @@ class Reconstruction:
 
     def __call__(self, dictionary: Dictionary, codes: Codes, target: Float[Tensor, "batch d"]) -> Float[Tensor, ""]:
         """Scalar loss."""
-        return half_square(dictionary.decode_normalised(codes.z) - target)
+        return half_square_error(dictionary.decode_normalised(codes.entries), target)
 
 
 @dataclass(frozen=True)
@@ -61,14 +63,8 @@ class RarestFirst:
 
     def __call__(self, dictionary: Dictionary, codes: Codes, target: Float[Tensor, "batch d"]) -> Float[Tensor, ""]:
         """Scalar loss."""
-        sizes = self.stages(dictionary.latents)
-        z = codes.z if dictionary.scale is None else codes.z * dictionary.scale
-        explained, loss = dictionary.b_dec.detach(), torch.zeros((), device=target.device)
-        for z_stage, atoms in reversed(list(zip(z.split(sizes, dim=-1), dictionary.W_dec.split(sizes), strict=True))):
-            residual = explained + z_stage @ atoms - target
-            loss = loss + half_square(residual + (dictionary.b_dec - dictionary.b_dec.detach()))
-            explained = (residual + target).detach()
-        return loss / len(sizes)
+        explained = dictionary.decode_groups_normalised(codes.entries, self.stages(dictionary.latents))
+        return half_square_error(explained, target)
 
 
 @dataclass(frozen=True)
@@ -83,7 +79,8 @@ class L1:
 
     def __call__(self, dictionary: Dictionary, codes: Codes, target: Float[Tensor, "batch d"]) -> Float[Tensor, ""]:
         """Scalar loss."""
-        return self.coefficient * (codes.z.abs() @ dictionary.effective_atoms.norm(dim=1)).mean()
+        norms = dictionary.effective_atoms.norm(dim=1)
+        return self.coefficient * codes.entries.scaled(norms).values.abs().sum() / codes.entries.rows_total
 
 
 @dataclass(frozen=True)
@@ -95,12 +92,8 @@ class Alignment:
 
     def __call__(self, dictionary: Dictionary, codes: Codes, target: Float[Tensor, "batch d"]) -> Float[Tensor, ""]:
         """Scalar loss."""
-        return -(codes.z * (codes.pre - dictionary.b_enc)).sum(-1).mean()
-
-
-def half_square(residual: Float[Tensor, "*rows d"]) -> Float[Tensor, ""]:
-    """½ ‖r‖², averaged over every leading axis."""
-    return 0.5 * residual.square().sum(-1).mean()
+        pulled = ops.decode(codes.entries, dictionary.W_dec)
+        return -(pulled * (target - dictionary.b_dec)).sum(-1).mean()
 
 
 def total(

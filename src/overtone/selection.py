@@ -1,25 +1,34 @@
-"""Selection rules: from pre-activations to codes. Each is a frozen value; calling it is a pure function.
+"""Selection rules: which latents of a row are active, and with which codes. Each is a frozen value.
 
-A rule receives the pre-activations y = W_enc (x − b_dec) + b_enc and the encoder bias b_enc that they contain, because
-JumpReLU's magnitude must not depend on the bias that gates it.
+A rule computes the pre-activations y = W_enc (x − centre) + b_enc itself, through `overtone.ops`: what selects can so run
+in the same pass as what computes, and only the active entries ever leave it. A rule that is a function of finished
+pre-activations, as a new one may be, hands it to `ops.encode_with`.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, runtime_checkable
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import softplus
+
+from overtone import ops
+from overtone.ops import Encoded
 
 
 @runtime_checkable
 class Selection(Protocol):
-    """Pre-activations and the bias inside them → codes of the same shape."""
+    """From rows and encoder weights to sparse codes."""
 
-    def __call__(
-        self, pre: Float[Tensor, "batch latents"], bias: Float[Tensor, " latents"]
-    ) -> Float[Tensor, "batch latents"]:
-        """Codes: zero where a latent is not selected."""
+    def encode(
+        self,
+        x: Float[Tensor, "batch d"],
+        W_enc: Float[Tensor, "latents d"],
+        b_enc: Float[Tensor, " latents"],
+        centre: Float[Tensor, " d"],
+    ) -> Encoded:
+        """Codes of the rows; permuting latents permutes them."""
         ...
 
 
@@ -27,11 +36,15 @@ class Selection(Protocol):
 class ReLU:
     """z = max(y, 0) (maths.md eq. 4)."""
 
-    def __call__(
-        self, pre: Float[Tensor, "batch latents"], bias: Float[Tensor, " latents"]
-    ) -> Float[Tensor, "batch latents"]:
+    def encode(
+        self,
+        x: Float[Tensor, "batch d"],
+        W_enc: Float[Tensor, "latents d"],
+        b_enc: Float[Tensor, " latents"],
+        centre: Float[Tensor, " d"],
+    ) -> Encoded:
         """Codes."""
-        return pre.relu()
+        return ops.encode_threshold(x, W_enc, b_enc, centre=centre)
 
 
 @dataclass(frozen=True)
@@ -41,16 +54,23 @@ class JumpReLU:
     With b ≤ 0 this is the field's JumpReLU of threshold θ = −b on w·(x − b_dec).
     """
 
-    def __call__(
-        self, pre: Float[Tensor, "batch latents"], bias: Float[Tensor, " latents"]
-    ) -> Float[Tensor, "batch latents"]:
+    def encode(
+        self,
+        x: Float[Tensor, "batch d"],
+        W_enc: Float[Tensor, "latents d"],
+        b_enc: Float[Tensor, " latents"],
+        centre: Float[Tensor, " d"],
+    ) -> Encoded:
         """Codes."""
-        return (pre - bias) * (pre > 0)
+        return ops.encode_threshold(x, W_enc, b_enc, centre=centre, jump=True)
 
 
 @dataclass(frozen=True)
 class SmoothReLU:
-    """z = softplus(β y)/β, the smooth activation that the recovery theorem asks for (maths.md eq. 11)."""
+    """z = softplus(β y)/β, the smooth activation that the recovery theorem asks for (maths.md eq. 11).
+
+    Codes are positive everywhere, so every latent is an entry of every row; a latent fires where y > 0 all the same.
+    """
 
     beta: float = 50.0
 
@@ -58,11 +78,15 @@ class SmoothReLU:
         if self.beta <= 0:
             raise ValueError(f"beta={self.beta} must be positive")
 
-    def __call__(
-        self, pre: Float[Tensor, "batch latents"], bias: Float[Tensor, " latents"]
-    ) -> Float[Tensor, "batch latents"]:
-        """Codes; positive everywhere, so count activity on the pre-activations."""
-        return torch.nn.functional.softplus(pre, beta=self.beta)
+    def encode(
+        self,
+        x: Float[Tensor, "batch d"],
+        W_enc: Float[Tensor, "latents d"],
+        b_enc: Float[Tensor, " latents"],
+        centre: Float[Tensor, " d"],
+    ) -> Encoded:
+        """Codes."""
+        return ops.encode_with(partial(softplus, beta=self.beta), x, W_enc, b_enc, centre=centre)
 
 
 @dataclass(frozen=True)
@@ -75,12 +99,12 @@ class TopK:
         if self.k < 1:
             raise ValueError(f"k={self.k} must be at least 1")
 
-    def __call__(
-        self, pre: Float[Tensor, "batch latents"], bias: Float[Tensor, " latents"]
-    ) -> Float[Tensor, "batch latents"]:
+    def encode(
+        self,
+        x: Float[Tensor, "batch d"],
+        W_enc: Float[Tensor, "latents d"],
+        b_enc: Float[Tensor, " latents"],
+        centre: Float[Tensor, " d"],
+    ) -> Encoded:
         """Codes."""
-        latents = pre.shape[-1]
-        if self.k > latents:
-            raise ValueError(f"k={self.k} exceeds latents={latents}; lower k or widen the dictionary")
-        values, index = pre.topk(self.k, dim=-1, sorted=False)
-        return torch.zeros_like(pre).scatter(-1, index, values.relu())
+        return ops.encode_topk(x, W_enc, b_enc, self.k, centre=centre)

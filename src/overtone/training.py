@@ -19,9 +19,6 @@ from overtone.method import Method, gba
 from overtone.metrics.reconstruction import accumulate
 from overtone.rules import RuleState
 
-# Rows go through the network in pieces of at most this many pre-activations (16 MiB in float32): temporaries stay in
-# cache and memory does not grow with the batch. Gradients add up to those of the whole batch.
-PRE_ACTIVATIONS_PER_PIECE = 2**21
 SAMPLE_ROWS = 8192
 EVALUATED_ROWS = 512
 
@@ -140,27 +137,21 @@ def make_optimiser(run: Run, dictionary: Dictionary) -> torch.optim.Optimizer:
 def step_once(run: Run, state: TrainState, batch: Batch) -> None:
     """One optimiser step and the after-step rules, in place."""
     dictionary = state.dictionary
-    rows = len(batch.x)
-    pieces = -(-rows * dictionary.latents // PRE_ACTIVATIONS_PER_PIECE)
-    size = -(-rows // pieces)
+    normalised, norm = dictionary.normalise(batch.x)
     autoencoder = batch.target is batch.x
-    seen = firing.empty(dictionary.latents)
+    wanted = normalised if autoencoder else batch.target / norm.clamp(min=torch.finfo(norm.dtype).tiny)
+    codes = dictionary.encode_normalised(normalised, norm)
+    loss = total(run.method.losses, dictionary, codes, wanted)
     state.optimiser.zero_grad()
-    for x, target in zip(batch.x.split(size), batch.target.split(size), strict=True):
-        normalised, norm = dictionary.normalise(x)
-        codes = dictionary.encode_normalised(normalised, norm)
-        wanted = normalised if autoencoder else target / norm.clamp(min=torch.finfo(norm.dtype).tiny)
-        loss = total(run.method.losses, dictionary, codes, wanted) * (len(x) / rows)
-        loss.backward()
-        state.window_loss += loss.detach()
-        seen = firing.merge(seen, firing.observe(codes.pre.detach(), codes.z.detach()))
+    loss.backward()
+    state.window_loss += loss.detach()
     state.step += 1
     for group in state.optimiser.param_groups:
         group["lr"] = run.lr_at(state.step)
     state.optimiser.step()
     for i, rule in enumerate(run.method.rules):
-        state.rules[i] = rule.after_step(dictionary, state.rules[i], seen, state.step)
-    state.window = firing.merge(state.window, seen)
+        state.rules[i] = rule.after_step(dictionary, state.rules[i], codes.seen, state.step)
+    state.window = firing.merge(state.window, codes.seen)
 
 
 def train(

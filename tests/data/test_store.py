@@ -91,6 +91,9 @@ def test_merging_keeps_all_rows_and_statistics(x: torch.Tensor, tmp_path: Path):
         for i, rows in enumerate(x.split(110))
     ]
     merged = merge_stores([p.path for p in parts], tmp_path / "all")
+    for again in (merged.path, parts[0].path):
+        with pytest.raises(StoreError, match="hold the same rows; merge each of them once"):
+            merge_stores([merged.path, again], tmp_path / "no")
     for part in parts:
         shutil.rmtree(part.path)
     assert merged.verify() == [] and merged.rows() + merged.rows(HELD_OUT) == ROWS

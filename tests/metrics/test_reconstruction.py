@@ -83,7 +83,7 @@ def test_recovery_laws(generator: torch.Generator):
 def test_latent_stats_find_the_top_rows(rows: torch.Tensor):
     dictionary = Dictionary(12, 30)
     stats = latent_stats(dictionary, rows, k=5, batch=64)
-    z, pre = dictionary.encode(rows).z.detach(), dictionary.encode(rows).pre.detach()
+    z, pre = dictionary.encode(rows).z.detach(), dictionary.pre_activations(rows).detach()
     best = z.topk(5, dim=0)
     torch.testing.assert_close(stats.top.values, best.values.T.clamp(min=0))
     for latent in range(30):

@@ -2,8 +2,8 @@
 
 from functools import partial
 from itertools import pairwise
-from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -12,11 +12,33 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from overtone import ops
-from overtone.ops import cpu, reference
-from overtone.selection import JumpReLU, TopK
+from overtone.ops import cpu, dense, reference
 
 B, D, M = 37, 12, 50
-IMPLEMENTATIONS = [reference, cpu]
+
+
+class Kept:
+    """The fast operations, with codes kept as entries or as a matrix whatever would be faster."""
+
+    encode_topk = staticmethod(cpu.encode_topk)
+    decode = staticmethod(ops.decode)
+    decode_groups = staticmethod(ops.decode_groups)
+
+    def __init__(self, as_matrix: bool):
+        self.as_matrix = as_matrix
+
+    def encode_threshold(self, *args: Any, **options: Any) -> ops.Encoded:
+        with patch.object(dense, "probe", lambda *_: self.as_matrix):
+            return cpu.encode_threshold(*args, **options)
+
+
+ENTRIES, MATRIX = Kept(as_matrix=False), Kept(as_matrix=True)
+IMPLEMENTATIONS = [
+    pytest.param(reference, id="reference"),
+    pytest.param(ENTRIES, id="entries"),
+    pytest.param(MATRIX, id="matrix"),
+]
+FAST = IMPLEMENTATIONS[1:]
 ENCODERS = ["relu", "jump", "threshold", "topk1", "topk", "topkM"]
 
 
@@ -43,7 +65,7 @@ def weights(batch: int = B, latents: int = M, seed: int = 0, shift: float = -0.8
     return Weights(x, W_enc / D**0.5, b_enc, 0.3 * centre, W_dec, b_dec).to(torch.float32)
 
 
-def encode(run: ModuleType, kind: str, w: Weights) -> ops.Encoded:
+def encode(run: Any, kind: str, w: Weights) -> ops.Encoded:
     if kind.startswith("topk"):
         k = {"topk1": 1, "topk": 7, "topkM": len(w.W_enc)}[kind]
         return run.encode_topk(w.x, w.W_enc, w.b_enc, k, centre=w.centre)
@@ -53,36 +75,38 @@ def encode(run: ModuleType, kind: str, w: Weights) -> ops.Encoded:
 
 def assert_same(fast: ops.Encoded, slow: ops.Encoded, **tolerance: float):
     for name in ("latents", "offsets", "latents_total"):
-        a, b = getattr(fast.codes, name), getattr(slow.codes, name)
+        a, b = getattr(fast.codes.sparse(), name), getattr(slow.codes.sparse(), name)
         assert torch.equal(a, b) if isinstance(a, Tensor) else a == b, name
     assert torch.equal(fast.fired, slow.fired)
-    for a, b in ((fast.codes.values, slow.codes.values), (fast.peak, slow.peak)):
+    for a, b in ((fast.codes.sparse().values, slow.codes.sparse().values), (fast.peak, slow.peak)):
         torch.testing.assert_close(a.to(b.dtype), b, **tolerance)
 
 
-def objective(run: ModuleType, kind: str, w: Weights, sizes: list[int] | None = None) -> Tensor:
+def objective(run: Any, kind: str, w: Weights, sizes: list[int] | None = None) -> Tensor:
     codes = encode(run, kind, w).codes
     decode = run.decode if sizes is None else partial(run.decode_groups, sizes=sizes)
     x_hat = decode(codes, w.W_dec, b_dec=w.b_dec)
     return (x_hat - w.x).square().sum(-1).mean() + codes.values.pow(3).sum() / B
 
 
+@pytest.mark.parametrize("fast", FAST)
 @pytest.mark.parametrize("kind", ENCODERS)
 @pytest.mark.parametrize("latents", [M, 700])
-def test_encoding_equals_the_reference_in_float64(kind: str, latents: int):
+def test_encoding_equals_the_reference_in_float64(fast: Any, kind: str, latents: int):
     w = weights(latents=latents)
-    fast, slow = encode(cpu, kind, w), encode(reference, kind, w.to(torch.float64))
+    quick, slow = encode(fast, kind, w), encode(reference, kind, w.to(torch.float64))
     assert 0 < len(slow.codes.values) <= B * latents
-    assert_same(fast, slow, rtol=1e-5, atol=1e-6)
+    assert_same(quick, slow, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("fast", FAST)
 @pytest.mark.parametrize("kind", ENCODERS)
 @pytest.mark.parametrize("sizes", [None, [M], [10, 1, 39], [1] * M], ids=["whole", "one", "three", "singles"])
-def test_every_gradient_equals_the_reference_in_float64(kind: str, sizes: list[int] | None):
-    fast, slow = weights(), weights().to(torch.float64)
-    objective(cpu, kind, fast, sizes).backward()
+def test_every_gradient_equals_the_reference_in_float64(fast: Any, kind: str, sizes: list[int] | None):
+    quick, slow = weights(), weights().to(torch.float64)
+    objective(fast, kind, quick, sizes).backward()
     objective(reference, kind, slow, sizes).backward()
-    for name, a, b in zip(Weights._fields, fast, slow, strict=True):
+    for name, a, b in zip(Weights._fields, quick, slow, strict=True):
         if kind == "jump" and name == "b_enc":
             assert a.grad is b.grad is None, "a bias that only gates has no gradient"
             continue
@@ -90,16 +114,18 @@ def test_every_gradient_equals_the_reference_in_float64(kind: str, sizes: list[i
         torch.testing.assert_close(a.grad.double(), b.grad, rtol=1e-4, atol=1e-5 * float(b.grad.abs().max()), msg=name)
 
 
+@pytest.mark.parametrize("fast", FAST)
 @pytest.mark.parametrize("sizes", [[M], [20, 30]])
-def test_the_gradient_of_values_and_scale_equals_the_reference(sizes: list[int]):
+def test_the_gradient_of_values_and_scale_equals_the_reference(fast: Any, sizes: list[int]):
     gradients = []
-    for run, dtype in ((cpu, torch.float32), (reference, torch.float64)):
+    for run, dtype in ((fast, torch.float32), (reference, torch.float64)):
         w, scale = weights().to(dtype), torch.linspace(0.5, 2, M, dtype=dtype, requires_grad=True)
         codes = encode(run, "relu", w).codes
+        active = codes.dense() != 0
         values = codes.values.detach().requires_grad_()
         x_hat = run.decode_groups(codes.with_values(values).scaled(scale), w.W_dec, sizes, w.b_dec)
         x_hat.square().sum().backward()
-        gradients.append((values.grad, scale.grad))
+        gradients.append((codes.with_values(values.grad).dense()[active], scale.grad))
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-3)
 
@@ -122,15 +148,33 @@ def test_the_references_gradients_equal_finite_differences(kind: str):
 
 
 @pytest.mark.parametrize("run", IMPLEMENTATIONS)
-def test_codes_are_what_the_selection_rules_say(run: ModuleType):
+def test_codes_are_the_formulas(run: Any):
+    """maths.md eq. 3 and 4, and the k largest, from dense pre-activations."""
     w = weights()
     pre = ((w.x - w.centre) @ w.W_enc.T + w.b_enc).detach()
-    for kind, rule in (("jump", JumpReLU()), ("topk1", TopK(1)), ("topk", TopK(7)), ("topkM", TopK(M))):
-        torch.testing.assert_close(encode(run, kind, w).codes.dense(), rule(pre, w.b_enc), atol=1e-6, rtol=1e-5)
+    expected = {"relu": pre.relu(), "jump": torch.where(pre > 0, pre - w.b_enc, 0.0)}
+    for kind, k in (("topk1", 1), ("topk", 7), ("topkM", M)):
+        kept = pre.topk(k, dim=1)
+        expected[kind] = torch.zeros_like(pre).scatter(1, kept.indices, kept.values.relu())
+    for kind, z in expected.items():
+        torch.testing.assert_close(encode(run, kind, w).codes.dense(), z, atol=1e-6, rtol=1e-5)
+
+
+def test_any_activation_can_select():
+    """Entries where the code is not zero, firing where also the pre-activation is positive."""
+    w = weights()
+    pre = ((w.x - w.centre) @ w.W_enc.T + w.b_enc).detach()
+    activation = partial(torch.nn.functional.leaky_relu, negative_slope=0.1)
+    encoded = ops.encode_with(activation, w.x, w.W_enc, w.b_enc, centre=w.centre)
+    torch.testing.assert_close(encoded.codes.dense(), activation(pre), atol=1e-6, rtol=1e-5)
+    assert torch.equal(encoded.fired, (pre > 0).sum(0))
+    torch.testing.assert_close(encoded.peak, pre.amax(0).clamp(min=0))
+    relu, own = ops.encode_with(torch.relu, w.x, w.W_enc, w.b_enc, centre=w.centre), encode(reference, "relu", w)
+    assert_same(relu, own)
 
 
 @pytest.mark.parametrize("run", IMPLEMENTATIONS)
-def test_a_tied_matrix_gathers_both_gradients(run: ModuleType):
+def test_a_tied_matrix_gathers_both_gradients(run: Any):
     w = weights()
     tied = w._replace(W_enc=w.W_dec * 0.25)
     objective(run, "jump", tied).backward()
@@ -141,14 +185,14 @@ def test_a_tied_matrix_gathers_both_gradients(run: ModuleType):
 
 
 @pytest.mark.parametrize("run", IMPLEMENTATIONS)
-def test_groups_stop_the_gradient_between_stages(run: ModuleType):
+def test_groups_stop_the_gradient_between_stages(run: Any):
     """As RarestFirst has it: result i holds the last i + 1 groups, and group g learns from the result it enters alone."""
     w, sizes = weights(), [10, 15, 25]
     codes = encode(run, "relu", w).codes
     prefixes = run.decode_groups(codes, w.W_dec, sizes, w.b_dec)
     starts = [0, 10, 25, 50]
     for i, start in enumerate(reversed(starts[:-1])):
-        z = codes.dense().detach()
+        z = codes.dense().detach().clone()
         z[:, :start] = 0
         torch.testing.assert_close(prefixes[i], z @ w.W_dec + w.b_dec, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(prefixes[-1], run.decode(codes, w.W_dec, w.b_dec), rtol=1e-5, atol=1e-5)
@@ -161,7 +205,7 @@ def test_groups_stop_the_gradient_between_stages(run: ModuleType):
 
 @pytest.mark.parametrize("run", IMPLEMENTATIONS)
 @pytest.mark.parametrize("kind", ENCODERS)
-def test_permuting_latents_permutes_codes(run: ModuleType, kind: str):
+def test_permuting_latents_permutes_codes(run: Any, kind: str):
     w, order = weights(), torch.randperm(M, generator=torch.Generator().manual_seed(1))
     other = w._replace(W_enc=w.W_enc[order], b_enc=w.b_enc[order], W_dec=w.W_dec[order])
     one, two = encode(run, kind, w), encode(run, kind, other)
@@ -172,37 +216,38 @@ def test_permuting_latents_permutes_codes(run: ModuleType, kind: str):
 
 @pytest.mark.parametrize("run", IMPLEMENTATIONS)
 @pytest.mark.parametrize("kind", ENCODERS)
-def test_a_batch_in_parts_equals_the_whole(run: ModuleType, kind: str):
+def test_a_batch_in_parts_equals_the_whole(run: Any, kind: str):
     w = weights()
     parts = [encode(run, kind, w._replace(x=x)) for x in w.x.split([1, 20, 16])]
     joined = ops.Encoded(
-        ops.concatenate([part.codes for part in parts]),
+        ops.concatenate([part.codes.sparse() for part in parts]),
         torch.stack([part.fired for part in parts]).sum(0),
         torch.stack([part.peak for part in parts]).amax(0),
     )
     assert_same(joined, encode(run, kind, w), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("fast", FAST)
 @pytest.mark.parametrize("kind", ENCODERS)
-def test_pieces_of_the_scan_equal_one_piece(kind: str, monkeypatch: pytest.MonkeyPatch):
+def test_pieces_of_the_scan_equal_one_piece(fast: Any, kind: str, monkeypatch: pytest.MonkeyPatch):
     whole = weights()
-    objective(cpu, kind, whole, [20, 30]).backward()
+    objective(fast, kind, whole, [20, 30]).backward()
     for name, value in (("_PIECE", 1), ("_PIECE_ROWS", 5), ("_DECODED", 7 * D)):
         monkeypatch.setattr(cpu, name, value)
     monkeypatch.setattr("overtone.ops.transposed._BLOCK", 3 * D)
     pieces = weights()
-    objective(cpu, kind, pieces, [20, 30]).backward()
-    assert_same(encode(cpu, kind, pieces), encode(reference, kind, whole), rtol=1e-5, atol=1e-6)
+    objective(fast, kind, pieces, [20, 30]).backward()
+    assert_same(encode(fast, kind, pieces), encode(reference, kind, whole), rtol=1e-5, atol=1e-6)
     for name, a, b in zip(Weights._fields, pieces, whole, strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-4, msg=name)
 
 
 @pytest.mark.parametrize("run", IMPLEMENTATIONS)
-def test_rows_without_active_latents_decode_to_the_bias(run: ModuleType):
+def test_rows_without_active_latents_decode_to_the_bias(run: Any):
     w = weights(shift=-100.0)
     for kind in ("relu", "topk"):
         encoded = encode(run, kind, w)
-        assert len(encoded.codes.values) == 0 and not encoded.fired.any() and not encoded.peak.any()
+        assert len(encoded.codes.sparse().values) == 0 and not encoded.fired.any() and not encoded.peak.any()
         x_hat = run.decode(encoded.codes, w.W_dec, w.b_dec)
         assert torch.equal(x_hat, w.b_dec.expand(B, D))
         gradients = torch.autograd.grad(x_hat.sum(), [w.W_dec, w.b_dec, w.W_enc, w.b_enc, w.centre, w.x])
@@ -213,7 +258,7 @@ def test_rows_without_active_latents_decode_to_the_bias(run: ModuleType):
 
 
 @pytest.mark.parametrize("run", IMPLEMENTATIONS)
-def test_rows_with_every_latent_active_are_the_dense_product(run: ModuleType):
+def test_rows_with_every_latent_active_are_the_dense_product(run: Any):
     w = weights(shift=100.0)
     pre = (w.x - w.centre) @ w.W_enc.T + w.b_enc
     for kind in ("relu", "topkM"):
@@ -225,7 +270,7 @@ def test_rows_with_every_latent_active_are_the_dense_product(run: ModuleType):
 
 @pytest.mark.parametrize("run", IMPLEMENTATIONS)
 @pytest.mark.parametrize("latents", [8, 300])
-def test_of_equal_entries_the_lower_latent_wins(run: ModuleType, latents: int):
+def test_of_equal_entries_the_lower_latent_wins(run: Any, latents: int):
     b_enc = torch.ones(latents)
     b_enc[[5, 7]] = 2.0
     zeros = torch.zeros
@@ -247,25 +292,26 @@ def test_topk_is_exact_whatever_the_pre_activations(batch: int, latents: int, sp
         assert_same(cpu.encode_topk(x, W, b, k), reference.encode_topk(x, W, b, k), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("fast", FAST)
 @pytest.mark.parametrize("kind", ENCODERS)
-def test_strided_tensors_are_as_good_as_contiguous_ones(kind: str):
+def test_strided_tensors_are_as_good_as_contiguous_ones(fast: Any, kind: str):
     plain = weights()
     strided = Weights(*(t.detach().T.contiguous().T if t.ndim == 2 else t.detach() for t in plain))
     strided = Weights(*(t.requires_grad_() for t in strided))
     assert not strided.x.is_contiguous() and not strided.W_dec.is_contiguous()
-    objective(cpu, kind, plain, [20, 30]).backward()
-    objective(cpu, kind, strided, [20, 30]).backward()
+    objective(fast, kind, plain, [20, 30]).backward()
+    objective(fast, kind, strided, [20, 30]).backward()
     for name, a, b in zip(Weights._fields, strided, plain, strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-4, msg=name)
 
 
 @pytest.mark.parametrize("run", IMPLEMENTATIONS)
-def test_rows_that_are_not_numbers_have_no_codes_and_leave_the_others_alone(run: ModuleType):
+def test_rows_that_are_not_numbers_have_no_codes_and_leave_the_others_alone(run: Any):
     w = weights()
     spoilt = w.x.detach().clone()
     spoilt[3] = torch.nan
     for kind in ("relu", "topk"):
-        expected = encode(run, kind, w).codes.dense()
+        expected = encode(run, kind, w).codes.dense().detach().clone()
         expected[3] = 0
         torch.testing.assert_close(encode(run, kind, w._replace(x=spoilt)).codes.dense(), expected)
 
@@ -295,3 +341,34 @@ def test_float64_goes_to_the_reference_and_nobody_notices():
 def test_bad_input_is_refused(make, message: str):
     with pytest.raises(ValueError, match=message):
         make(weights())
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (4, 5, 3)])
+def test_half_square_error_and_its_gradients(shape: tuple[int, ...], generator: torch.Generator):
+    """Against the formula in float64, the target shared by all leading axes."""
+    x_hat = torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(5, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    expected = 0.5 * (x_hat - x).square().sum(-1).mean()
+    wanted = torch.autograd.grad(3 * expected, (x_hat, x))
+    error = ops.half_square_error(x_hat, x)
+    torch.testing.assert_close(error, expected)
+    torch.testing.assert_close(torch.autograd.grad(3 * error, (x_hat, x)), wanted)
+
+
+@pytest.mark.parametrize("density", [0.02, 0.3, 1.0])
+@pytest.mark.parametrize("sizes", [[40], [10, 30]])
+def test_dense_and_sparse_groups_alike(density: float, sizes: list[int], generator: torch.Generator):
+    """A frequent group before a rare one: some blocks are matrices, some sums of rows, none is told apart."""
+    g, batch, d, m = generator, 64, 6, 40
+    active = torch.rand(batch, m, generator=g) < density * torch.linspace(2, 0.1, m)
+    z = torch.where(active, torch.rand(batch, m, generator=g) + 0.1, 0.0)
+    gradients = []
+    for run, dtype in ((cpu, torch.float32), (reference, torch.float64)):
+        W, b = (torch.linspace(-1, 1, n).sin().to(dtype).requires_grad_() for n in (m * d, d))
+        codes = ops.SparseCodes.from_dense(z.to(dtype), torch.ones_like(active) if density == 1 else active)
+        values = codes.values.requires_grad_()
+        out = run.decode_groups(codes.with_values(values), W.view(m, d), sizes, b)
+        (out * torch.arange(out.numel(), dtype=dtype).cos().view_as(out)).sum().backward()
+        gradients.append((out, values.grad, W.grad, b.grad))
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-4)

@@ -82,7 +82,7 @@ def test_the_matmul_precision_is_restored_even_on_errors(monkeypatch: pytest.Mon
     step(0)
     with pytest.raises(ZeroDivisionError), precision.fast_float32(), precision.fast_float32():
         raise ZeroDivisionError
-    monkeypatch.setattr(torch, "addmm", lambda *_, out: 1 / 0)
+    monkeypatch.setattr(torch, "addmm", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         ops.encode_threshold(torch.zeros(2, 3), torch.zeros(4, 3), torch.zeros(4))
     assert (switch(), torch.get_float32_matmul_precision(), torch.backends.cuda.matmul.fp32_precision) == outside

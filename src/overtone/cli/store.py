@@ -145,4 +145,6 @@ def _origin(source: dict[str, Any]) -> str:
     if source.get("kind") == "harvest":
         plan = source["plan"]
         return f"{plan['model']} reading {', '.join(plan['text'])}"
+    if source.get("kind") == "merge":
+        return "merge of " + "; ".join(map(_origin, source["of"]))
     return f"imported from {source['origin']}" if source.get("kind") == "import" else f"{source.get('kind')}"

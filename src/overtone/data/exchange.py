@@ -270,7 +270,7 @@ def merge_stores(paths: Sequence[str | Path], out: str | Path) -> Store:
     Documents are counted on from store to store.
 
     Raises:
-        StoreError: other sites, widths or dtype, or an unfinished store. Nothing is changed then.
+        StoreError: other sites, widths or dtype, an unfinished store, or rows that two of them share. Nothing is changed then.
     """
     sources = [Store(path).manifest.source for path in paths]
     return _join(paths, Path(out), {"kind": "merge", "of": sources}, renumber=True)
@@ -293,6 +293,7 @@ def _join(paths: Sequence[str | Path], out: Path, source: dict[str, Any], *, ren
         raise FileExistsError(f"{out} exists and is not overwritten; choose another place or remove it")
     for store in stores:
         _check_fits(stores[0], store)
+    _check_distinct(stores)
 
     def fill(root: Path) -> None:
         (root / "shards").mkdir()
@@ -319,6 +320,17 @@ def _check_fits(first: Store, other: Store) -> None:
             raise StoreError(f"{first.path} has {what} {a}, {other.path} has {b}; only equal ones can be merged")
     if not other.manifest.complete:
         raise StoreError(f"{other.path} is not finished; finish it first: overtone harvest --resume {other.path}")
+
+
+def _check_distinct(stores: Sequence[Store]) -> None:
+    """Refuse rows that would be counted twice: shards with the same content."""
+    holder: dict[tuple[str, ...], Store] = {}
+    for store in stores:
+        for shard in store.manifest.shards:
+            content = tuple(shard.sites[site].sha256 for site in sorted(shard.sites))
+            other = holder.setdefault(content, store)
+            if other is not store:
+                raise StoreError(f"{other.path} and {store.path} hold the same rows; merge each of them once")
 
 
 def _with_statistics(merged: Manifest, other: Manifest) -> dict[str, dict[str, SiteStats]]:

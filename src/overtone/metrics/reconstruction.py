@@ -74,7 +74,7 @@ def accumulate(
         wanted.sum(0),
         wanted.square().sum(),
         (dictionary.decode(codes).double() - wanted).square().sum(),
-        firing.observe(codes.pre, codes.z),
+        codes.seen,
     )
 
 

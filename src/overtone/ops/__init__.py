@@ -5,18 +5,23 @@ nobody else's business. `reference` says what they compute. The same call with t
 and nothing returned is ever overwritten, though large buffers are recycled (overtone.ops.memory).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib.util import find_spec
 from types import ModuleType
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from overtone.ops import cpu, reference
-from overtone.ops.codes import Encoded, SparseCodes, concatenate
+from overtone.ops import cpu, dense, reference
+from overtone.ops.codes import AnyCodes, DenseCodes, Encoded, SparseCodes, concatenate
+from overtone.ops.error import HalfSquareError
 from overtone.ops.memory import release
 
 __all__ = [
+    "AnyCodes",
+    "DenseCodes",
     "Encoded",
     "SparseCodes",
     "concatenate",
@@ -24,8 +29,12 @@ __all__ = [
     "decode_groups",
     "encode_threshold",
     "encode_topk",
+    "encode_with",
+    "half_square_error",
     "release",
 ]
+
+_GPU_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def encode_threshold(
@@ -81,8 +90,31 @@ def encode_topk(
     return _implementation(x, W_enc, b_enc).encode_topk(x, W_enc, b_enc, k, centre=centre)
 
 
+def encode_with(
+    activation: Callable[[Tensor], Tensor],
+    x: Float[Tensor, "batch d"],
+    W_enc: Float[Tensor, "latents d"],
+    b_enc: Float[Tensor, " latents"],
+    *,
+    centre: Float[Tensor, " d"] | None = None,
+) -> Encoded:
+    """Codes z = activation(y) of y = W_enc (x − centre) + b_enc, for activations that have no operation of their own.
+
+    Takes some B·M numbers of memory. Gradients are autograd's. Entries are where z ≠ 0; a latent fires where also y > 0.
+
+    Args:
+        activation: pre-activations [batch, latents] → codes of that shape.
+        x, W_enc, b_enc, centre: as in `encode_threshold`.
+
+    Raises:
+        ValueError: no rows, or codes of another shape.
+    """
+    _check_rows(x)
+    return reference.encode_with(activation, x, W_enc, b_enc, centre=centre)
+
+
 def decode(
-    codes: SparseCodes, W_dec: Float[Tensor, "latents d"], b_dec: Float[Tensor, " d"] | None = None
+    codes: AnyCodes, W_dec: Float[Tensor, "latents d"], b_dec: Float[Tensor, " d"] | None = None
 ) -> Float[Tensor, "batch d"]:
     """Σ over a row's entries of value · W_dec[latent], + b_dec. Gradients reach the values, W_dec and b_dec.
 
@@ -92,11 +124,13 @@ def decode(
         ValueError: atoms that are not one per latent.
     """
     _check_atoms(codes, W_dec)
+    if isinstance(codes, DenseCodes):
+        return dense.decode_groups(codes, W_dec, [codes.latents_total], b_dec).squeeze(0)
     return _implementation(codes.values, W_dec).decode(codes, W_dec, b_dec)
 
 
 def decode_groups(
-    codes: SparseCodes,
+    codes: AnyCodes,
     W_dec: Float[Tensor, "latents d"],
     sizes: Sequence[int],
     b_dec: Float[Tensor, " d"] | None = None,
@@ -118,13 +152,33 @@ def decode_groups(
     _check_atoms(codes, W_dec)
     if sum(sizes) != codes.latents_total or min(sizes) < 1:
         raise ValueError(f"sizes={list(sizes)} must be positive and sum to latents={codes.latents_total}")
+    if isinstance(codes, DenseCodes):
+        return dense.decode_groups(codes, W_dec, sizes, b_dec)
     return _implementation(codes.values, W_dec).decode_groups(codes, W_dec, sizes, b_dec)
+
+
+def half_square_error(x_hat: Float[Tensor, "*batch d"], x: Float[Tensor, "*#batch d"]) -> Float[Tensor, ""]:
+    """½ ‖x̂ − x‖², averaged over all leading axes; `x` may lack some of them. Gradients reach both."""
+    return HalfSquareError.apply(x_hat, x)  # pyright: ignore[reportReturnType]
 
 
 def _implementation(*tensors: Tensor) -> ModuleType:
     """The fast one where all tensors are what it is made for."""
-    fast = all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
-    return cpu if fast else reference
+    (device, dtype), *others = {(t.device.type, t.dtype) for t in tensors}
+    if not others and device == "cpu" and dtype == torch.float32:
+        return cpu
+    if not others and device == "cuda" and dtype in _GPU_TYPES and _has_triton():
+        # Imported here: Triton is slow to load, and only CUDA builds of torch bring it along.
+        from overtone.ops import gpu
+
+        return gpu
+    return reference
+
+
+@cache
+def _has_triton() -> bool:
+    """Whether the GPU's kernels can be compiled."""
+    return find_spec("triton") is not None
 
 
 def _check_rows(x: Tensor) -> None:
@@ -133,7 +187,7 @@ def _check_rows(x: Tensor) -> None:
         raise ValueError("x has no rows; pass at least one")
 
 
-def _check_atoms(codes: SparseCodes, W_dec: Tensor) -> None:
+def _check_atoms(codes: AnyCodes, W_dec: Tensor) -> None:
     """Refuse atoms of another dictionary."""
     if codes.latents_total != len(W_dec):
         raise ValueError(f"codes over latents={codes.latents_total} cannot be decoded by {len(W_dec)} atoms")

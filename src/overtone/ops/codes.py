@@ -18,12 +18,15 @@ class SparseCodes(NamedTuple):
         latents: the latent of every entry, ascending within a row.
         offsets: entries of row r are offsets[r] … offsets[r + 1] − 1.
         latents_total: M.
+        order: the permutation that sorts the entries by latent and keeps the order of rows, where an encoder found it
+            on its way; decoding and gradients need it.
     """
 
     values: Float[Tensor, " nnz"]
     latents: Int[Tensor, " nnz"]
     offsets: Int[Tensor, " rows_and_1"]
     latents_total: int
+    order: Int[Tensor, " nnz"] | None = None
 
     @classmethod
     def from_dense(
@@ -32,7 +35,8 @@ class SparseCodes(NamedTuple):
         """The entries of dense codes where `active`; None: where they are not zero. Inverse of `dense`."""
         active = z != 0 if active is None else active
         latents = active.nonzero()[:, 1]
-        return cls(z[active], latents, _starts(active.sum(1)), z.shape[1])
+        # Not z[active], whose gradient is slow.
+        return cls(z.masked_select(active), latents, _starts(active.sum(1)), z.shape[1])
 
     @property
     def rows_total(self) -> int:
@@ -55,6 +59,10 @@ class SparseCodes(NamedTuple):
         zeros = self.values.new_zeros(self.rows_total, self.latents_total)
         return zeros.index_put((self.rows, self.latents), self.values)
 
+    def sparse(self) -> "SparseCodes":
+        """These codes: `DenseCodes` have to become entries."""
+        return self
+
     def with_values(self, values: Float[Tensor, " nnz"]) -> "SparseCodes":
         """Other values at the same places."""
         return self._replace(values=values)
@@ -68,19 +76,71 @@ class SparseCodes(NamedTuple):
         renamed = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
         latents = renamed[self.latents]
         by_place = (self.rows * self.latents_total + latents).argsort()
-        return self._replace(values=self.values[by_place], latents=latents[by_place])
+        return self._replace(values=self.values[by_place], latents=latents[by_place], order=None)
+
+
+class DenseCodes(NamedTuple):
+    """Codes kept with their zeros, where few of them are: what `SparseCodes` says, as a matrix.
+
+    Attributes:
+        z: the codes.
+    """
+
+    z: Float[Tensor, "batch latents"]
+
+    @property
+    def values(self) -> Float[Tensor, " batch_times_latents"]:
+        """All codes, zeros among them, in the order of rows, then of latents."""
+        return self.z.reshape(-1)
+
+    @property
+    def rows_total(self) -> int:
+        """B."""
+        return self.z.shape[0]
+
+    @property
+    def latents_total(self) -> int:
+        """M."""
+        return self.z.shape[1]
+
+    def l0(self) -> Int[Tensor, " batch"]:
+        """Number of codes of every row that are not zero."""
+        return (self.z != 0).sum(1)
+
+    def dense(self) -> Float[Tensor, "batch latents"]:
+        """The codes."""
+        return self.z
+
+    def sparse(self) -> SparseCodes:
+        """The same codes as entries."""
+        return SparseCodes.from_dense(self.z)
+
+    def with_values(self, values: Float[Tensor, " batch_times_latents"]) -> "DenseCodes":
+        """Other values at the same places."""
+        return DenseCodes(values.view_as(self.z))
+
+    def scaled(self, scale: Float[Tensor, " latents"]) -> "DenseCodes":
+        """a_m z_m, differentiable in both."""
+        return DenseCodes(self.z * scale)
+
+    def permuted(self, order: Int[Tensor, " latents"]) -> "DenseCodes":
+        """Codes of the dictionary whose latent j is this one's latent order[j]."""
+        return DenseCodes(self.z[:, order])
+
+
+AnyCodes = SparseCodes | DenseCodes
 
 
 class Encoded(NamedTuple):
     """Codes and what a pass over the pre-activations y tells besides.
 
     Attributes:
-        codes: the selected entries.
-        fired: rows in which each latent is active.
-        peak: max(0, largest y over the rows) per latent, of selected and unselected rows alike.
+        codes: the selected entries, as a list or, where they are many, as a matrix.
+        fired: rows in which each latent is active and y > 0.
+        peak: the largest y of the rows in which a latent fires, 0 for one that fires in none.
     """
 
-    codes: SparseCodes
+    codes: AnyCodes
     fired: Int[Tensor, " latents"]
     peak: Float[Tensor, " latents"]
 

@@ -1,32 +1,68 @@
 """The operations for float32 on the CPU. `reference` says what they compute; this module only says how.
 
-Encoding is one dense product per piece of rows, selected at once while it is in cache: pre-activations of the whole batch
-never exist. Everything after costs O(L0 · d) per row.
+Encoding finds the few entries that may be active, from products in bfloat16 where the CPU has them (overtone.ops.screening)
+and else from float32 ones, one piece of rows after the other, selected while in cache: pre-activations of the whole batch
+never exist. Decisions fall in float32. Everything after costs O(L0 · d) per row.
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from overtone.ops import select
+from overtone.ops import dense, screening, select
 from overtone.ops.codes import Encoded, SparseCodes
 from overtone.ops.memory import lend
 from overtone.ops.precision import fast_float32
-from overtone.ops.transposed import Transposed, weighted_sums
+from overtone.ops.transposed import Transposed, is_dense, stable_order, weighted_sums
 
 # A piece of pre-activations stays in cache (8 MiB) unless that makes it so short that streaming the weights dominates.
 _PIECE, _PIECE_ROWS = 2**21, 256
 # Numbers of a decoded piece, summed over its groups while in cache.
 _DECODED = 2**20
 
-Select = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+@dataclass(frozen=True)
+class _Above:
+    """All entries above the threshold."""
+
+    threshold: float
+
+    def screened(self, x: Tensor, W: Tensor, b: Tensor) -> Tensor | None:
+        return screening.above(x, W, b, self.threshold)
+
+    def candidates(self, pre: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        return select.above(pre, mask, self.threshold)
+
+    def active(self, values: Tensor, rows: Tensor, rows_total: int) -> Bool[Tensor, " candidates"]:
+        return values > self.threshold
+
+
+@dataclass(frozen=True)
+class _Largest:
+    """The k largest entries of every row, where they are positive."""
+
+    k: int
+
+    def screened(self, x: Tensor, W: Tensor, b: Tensor) -> Tensor | None:
+        return screening.largest(x, W, b, self.k)
+
+    def candidates(self, pre: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        return select.at_least_kth(pre, mask, self.k)
+
+    def active(self, values: Tensor, rows: Tensor, rows_total: int) -> Bool[Tensor, " candidates"]:
+        kept = torch.from_numpy(select.largest(values.numpy(), rows.numpy(), rows_total, self.k))
+        return kept & (values > 0)
+
+
+_Rule = _Above | _Largest
 
 
 def encode_threshold(
@@ -39,7 +75,11 @@ def encode_threshold(
     jump: bool = False,
 ) -> Encoded:
     """See `overtone.ops.encode_threshold`."""
-    return _encode(x, W_enc, b_enc, centre, jump, partial(select.above, threshold=threshold))
+    rule, shifted = _Above(threshold), _shifted(x, centre)
+    places = _screened(shifted, W_enc, b_enc, rule)
+    if places is None and dense.probe(shifted, W_enc, b_enc, threshold):
+        return dense.encode_above(x, W_enc, b_enc, centre, jump, threshold)
+    return _encode(x, W_enc, b_enc, centre, jump, shifted, _entries(shifted, W_enc, b_enc, rule, places))
 
 
 def encode_topk(
@@ -51,7 +91,9 @@ def encode_topk(
     centre: Float[Tensor, " d"] | None = None,
 ) -> Encoded:
     """See `overtone.ops.encode_topk`."""
-    return _encode(x, W_enc, b_enc, centre, False, partial(select.largest, k=k))
+    rule, shifted = _Largest(k), _shifted(x, centre)
+    entries = _entries(shifted, W_enc, b_enc, rule, _screened(shifted, W_enc, b_enc, rule))
+    return _encode(x, W_enc, b_enc, centre, False, shifted, entries)
 
 
 def decode(
@@ -68,62 +110,116 @@ def decode_groups(
     b_dec: Float[Tensor, " d"] | None = None,
 ) -> Float[Tensor, "groups batch d"]:
     """See `overtone.ops.decode_groups`."""
-    return _Decode.apply(codes.values, W_dec, b_dec, codes.latents, codes.offsets, tuple(sizes))  # pyright: ignore[reportReturnType]
+    inputs = (codes.values, W_dec, b_dec, codes.latents, codes.offsets, codes.order, tuple(sizes))
+    return _Decode.apply(*inputs)  # pyright: ignore[reportReturnType]
 
 
-def _encode(x: Tensor, W_enc: Tensor, b_enc: Tensor, centre: Tensor | None, jump: bool, choose: Select) -> Encoded:
-    values, latents, offsets, fired, peak = _Encode.apply(x, W_enc, b_enc, centre, jump, choose)  # pyright: ignore[reportGeneralTypeIssues]
-    return Encoded(SparseCodes(values, latents, offsets, len(W_enc)), fired, peak)
+@torch.no_grad()
+def _shifted(x: Tensor, centre: Tensor | None) -> Tensor:
+    return x if centre is None else x - centre
 
 
-class _Encode(Function):
-    @staticmethod
-    def forward(ctx, x: Tensor, W_enc: Tensor, b_enc: Tensor, centre: Tensor | None, jump: bool, choose: Select):
-        x = x if centre is None else x - centre
-        places, pre, peak = _scan(x, W_enc, b_enc, choose)
-        rows = places // len(W_enc)
-        latents = places - rows * len(W_enc)
-        offsets = torch.searchsorted(places, torch.arange(len(x) + 1) * len(W_enc))
-        fired = torch.bincount(latents, minlength=len(W_enc))
-        ctx.save_for_backward(x, W_enc, latents, rows, offsets)
-        ctx.jump = jump
-        ctx.mark_non_differentiable(latents, offsets, fired, peak)
-        return pre - b_enc.index_select(0, latents) if jump else pre, latents, offsets, fired, peak
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, *grads: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        grad = grads[0]  # of the values; nothing else has one
-        x, W_enc, latents, rows, offsets = ctx.saved_tensors
-        grad_x = grad_W = grad_b = grad_centre = None
-        if ctx.needs_input_grad[0]:
-            grad_x = weighted_sums(W_enc, latents, offsets, grad)
-        if ctx.needs_input_grad[1]:
-            grad_W = Transposed.of(latents, rows, len(W_enc)).sums(grad, x)
-        if ctx.needs_input_grad[2] or ctx.needs_input_grad[3]:
-            per_latent = grad.new_zeros(len(W_enc)).index_add_(0, latents, grad)
-            grad_b = None if ctx.jump else per_latent
-            # One matrix-vector product: the gradient to the shifted rows would cost a gather per entry.
-            grad_centre = -(per_latent @ W_enc) if ctx.needs_input_grad[3] else None
-        return grad_x, grad_W, grad_b, grad_centre, None, None
+@torch.no_grad()
+def _screened(x: Tensor, W_enc: Tensor, b_enc: Tensor, rule: _Rule) -> Tensor | None:
+    """Flat places of what may be active, ascending; None where screening does not pay."""
+    return rule.screened(x, W_enc, b_enc) if screening.is_worthwhile(x, W_enc) else None
 
 
-def _scan(x: Tensor, W_enc: Tensor, b_enc: Tensor, choose: Select) -> tuple[Tensor, Tensor, Tensor]:
-    """Flat places of the active entries, their pre-activations, and every latent's peak."""
+class _Entries(NamedTuple):
+    """Some entries of the pre-activations, and the order that sorts them by latent."""
+
+    pre: Float[Tensor, " entries"]
+    rows: Int[Tensor, " entries"]
+    latents: Int[Tensor, " entries"]
+    order: Int[Tensor, " entries"]
+
+    def where(self, kept: Bool[Tensor, " entries"]) -> "_Entries":
+        """Some of them."""
+        place = kept.cumsum(0) - 1
+        return _Entries(self.pre[kept], self.rows[kept], self.latents[kept], place[self.order[kept[self.order]]])
+
+
+@torch.no_grad()
+def _entries(x: Tensor, W_enc: Tensor, b_enc: Tensor, rule: _Rule, places: Tensor | None) -> _Entries:
+    """The active entries, in the order of rows, out of candidates at these places; None: not found yet."""
+    pre = None
+    if places is None:
+        places, pre = _scan(x, W_enc, b_enc, rule)
+    rows = places // len(W_enc)
+    latents = places - rows * len(W_enc)
+    order = stable_order(latents, len(W_enc))
+    if pre is None:
+        pre = Transposed.of(latents, rows, len(W_enc), order).dots(W_enc, [x], [len(W_enc)])
+        pre += b_enc.index_select(0, latents)
+    candidates = _Entries(pre, rows, latents, order)
+    active = rule.active(pre, rows, len(x))
+    return candidates if active.all() else candidates.where(active)
+
+
+def _scan(x: Tensor, W_enc: Tensor, b_enc: Tensor, rule: _Rule) -> tuple[Tensor, Tensor]:
+    """Flat places of the candidates, and their pre-activations, from products in float32."""
     latents = len(W_enc)
     size = min(len(x), max(_PIECE // latents, _PIECE_ROWS))
     buffer, mask = lend(size, latents), lend(size, latents, dtype=np.bool_).numpy()
-    places, found, peak = [], [], torch.zeros(latents)
+    places, found = [], []
     for first in range(0, len(x), size):
         piece = x[first : first + size]
         pre = buffer[: len(piece)]
         with fast_float32():
             torch.addmm(b_enc, piece, W_enc.T, out=pre)
-        torch.maximum(peak, pre.amax(0), out=peak)
-        here = torch.from_numpy(choose(pre.numpy(), mask[: len(piece)]))
+        here = torch.from_numpy(rule.candidates(pre.numpy(), mask[: len(piece)]))
         found.append(pre.view(-1).index_select(0, here))
         places.append(here + first * latents)
-    return torch.cat(places), torch.cat(found), peak
+    return torch.cat(places), torch.cat(found)
+
+
+def _encode(
+    x: Tensor, W_enc: Tensor, b_enc: Tensor, centre: Tensor | None, jump: bool, shifted: Tensor, entries: _Entries
+) -> Encoded:
+    batch, latents_total = len(x), len(W_enc)
+    offsets = torch.searchsorted(entries.rows, torch.arange(batch + 1))
+    fired = torch.bincount(entries.latents, minlength=latents_total)
+    peak = torch.zeros(latents_total).scatter_reduce_(0, entries.latents, entries.pre, "amax").clamp_(min=0)
+    values = _Values.apply(x, W_enc, b_enc, centre, jump, shifted, entries, offsets)
+    codes = SparseCodes(values, entries.latents, offsets, latents_total, entries.order)  # pyright: ignore[reportArgumentType]
+    return Encoded(codes, fired, peak)
+
+
+class _Values(Function):
+    """The codes of entries that are found already, and their gradients."""
+
+    @staticmethod
+    def forward(
+        ctx,
+        x: Tensor,
+        W_enc: Tensor,
+        b_enc: Tensor,
+        centre: Tensor | None,
+        jump: bool,
+        shifted: Tensor,
+        entries: _Entries,
+        offsets: Tensor,
+    ):
+        ctx.save_for_backward(shifted, W_enc, entries.latents, entries.rows, offsets, entries.order)
+        ctx.jump = jump
+        return entries.pre - b_enc.index_select(0, entries.latents) if jump else entries.pre.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *grads: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        grad = grads[0]
+        x, W_enc, latents, rows, offsets, order = ctx.saved_tensors
+        grad_x = grad_W = grad_b = grad_centre = None
+        if ctx.needs_input_grad[0]:
+            grad_x = weighted_sums(W_enc, latents, offsets, grad)
+        if ctx.needs_input_grad[1]:
+            grad_W = Transposed.of(latents, rows, len(W_enc), order).sums(grad, [x], [len(W_enc)])
+        if ctx.needs_input_grad[2] or ctx.needs_input_grad[3]:
+            per_latent = grad.new_zeros(len(W_enc)).index_add_(0, latents, grad)
+            grad_b = None if ctx.jump else per_latent
+            # One matrix-vector product: the gradient to the shifted rows would cost a gather per entry.
+            grad_centre = -(per_latent @ W_enc) if ctx.needs_input_grad[3] else None
+        return grad_x, grad_W, grad_b, grad_centre, None, None, None, None
 
 
 class _Decode(Function):
@@ -137,32 +233,67 @@ class _Decode(Function):
         b_dec: Tensor | None,
         latents: Int[Tensor, " nnz"],
         offsets: Int[Tensor, " rows_and_1"],
+        order: Int[Tensor, " nnz"] | None,
         sizes: tuple[int, ...],
     ):
         batch, groups = len(offsets) - 1, len(sizes)
         rows = torch.arange(batch).repeat_interleave(offsets.diff(), output_size=len(latents))
+        if order is None:
+            order = stable_order(latents, len(W_dec))
+        ctx.save_for_backward(values, W_dec, latents, rows, order)
+        ctx.sizes, ctx.batch = sizes, batch
         # Entries lie in the order of rows, then of latents, so those of one row and group are neighbours.
         group = torch.bucketize(latents, torch.tensor([*accumulate(sizes)]), right=True)
+        entries = torch.bincount(group, minlength=groups).tolist()
+        matrices = [is_dense(n, batch, size) for n, size in zip(entries, sizes, strict=True)]
+        of_dense = {}
+        if any(matrices):
+            transposed = Transposed.of(latents, rows, len(W_dec), order)
+            of_dense = _decode_dense(transposed, values, W_dec, sizes, batch, matrices)
+            kept = ~torch.tensor(matrices)[group]
+            values, latents, rows, group = values[kept], latents[kept], rows[kept], group[kept]
         bags = torch.searchsorted(rows * groups + group, torch.arange(batch * groups + 1))
         out = lend(groups, batch, W_dec.shape[1])
         size = max(1, _DECODED // (groups * W_dec.shape[1]))
         for first in range(0, batch, size):
+            piece = slice(first, first + size)
             bounds = bags[first * groups : (first + size) * groups + 1]
-            entries = slice(int(bounds[0]), int(bounds[-1]))
-            parts = weighted_sums(W_dec, latents[entries], bounds - entries.start, values[entries])
-            parts = parts.unflatten(0, (-1, groups)).flip(1)
-            if b_dec is not None:
-                parts[:, 0] += b_dec
-            torch.cumsum(parts.transpose(0, 1), 0, out=out[:, first : first + size])
-        ctx.save_for_backward(values, W_dec, latents, (groups - 1 - group) * batch + rows)
+            here = slice(int(bounds[0]), int(bounds[-1]))
+            parts = weighted_sums(W_dec, latents[here], bounds - here.start, values[here]).unflatten(0, (-1, groups))
+            for g, part in of_dense.items():
+                parts[:, g] += part[piece]
+            explained = b_dec
+            for i, g in enumerate(reversed(range(groups))):
+                explained = _add(explained, parts[:, g], out[i, piece])
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, *grads: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        values, W_dec, latents, rows = ctx.saved_tensors
-        table = grads[0].flatten(0, 1).contiguous()
-        transposed = Transposed.of(latents, rows, len(W_dec)) if any(ctx.needs_input_grad[:2]) else None
-        grad_values = transposed.dots(W_dec, table) if transposed and ctx.needs_input_grad[0] else None
-        grad_W = transposed.sums(values, table) if transposed and ctx.needs_input_grad[1] else None
-        return grad_values, grad_W, table.sum(0) if ctx.needs_input_grad[2] else None, None, None, None
+        values, W_dec, latents, rows, order = ctx.saved_tensors
+        # Result i belongs to the (i + 1)-th group from the end.
+        tables = [*grads[0].contiguous()][::-1]
+        grad_values = grad_W = None
+        if any(ctx.needs_input_grad[:2]):
+            transposed = Transposed.of(latents, rows, len(W_dec), order)
+            grad_values = transposed.dots(W_dec, tables, ctx.sizes) if ctx.needs_input_grad[0] else None
+            grad_W = transposed.sums(values, tables, ctx.sizes) if ctx.needs_input_grad[1] else None
+        grad_b = grads[0].sum((0, 1)) if ctx.needs_input_grad[2] else None
+        return grad_values, grad_W, grad_b, None, None, None, None
+
+
+def _decode_dense(
+    transposed: Transposed, values: Tensor, W_dec: Tensor, sizes: tuple[int, ...], batch: int, matrices: list[bool]
+) -> dict[int, Tensor]:
+    """What the dense groups add to every row."""
+    values = values.index_select(0, transposed.order)
+    parts = {}
+    for block in transposed.blocks(sizes, max(sizes)):
+        if matrices[block.group]:
+            with fast_float32():
+                parts[block.group] = transposed.matrix(block, values, batch).T @ W_dec[block.latents]
+    return parts
+
+
+def _add(a: Tensor | None, b: Tensor, out: Tensor) -> Tensor:
+    return out.copy_(b) if a is None else torch.add(a, b, out=out)

@@ -1,12 +1,12 @@
 """The operations, slow and obvious: dense, by autograd, in any floating type and on any device."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from overtone.ops.codes import Encoded, SparseCodes
+from overtone.ops.codes import AnyCodes, DenseCodes, Encoded, SparseCodes
 
 
 def encode_threshold(
@@ -39,8 +39,22 @@ def encode_topk(
     return _encoded(pre, pre, selected & (pre > 0))
 
 
+def encode_with(
+    activation: Callable[[Tensor], Tensor],
+    x: Float[Tensor, "batch d"],
+    W_enc: Float[Tensor, "latents d"],
+    b_enc: Float[Tensor, " latents"],
+    *,
+    centre: Float[Tensor, " d"] | None = None,
+) -> Encoded:
+    """See `overtone.ops.encode_with`."""
+    pre = (x if centre is None else x - centre) @ W_enc.T + b_enc
+    z = activation(pre)
+    return Encoded(DenseCodes(z), *_firing(pre, z != 0))
+
+
 def decode(
-    codes: SparseCodes, W_dec: Float[Tensor, "latents d"], b_dec: Float[Tensor, " d"] | None = None
+    codes: AnyCodes, W_dec: Float[Tensor, "latents d"], b_dec: Float[Tensor, " d"] | None = None
 ) -> Float[Tensor, "batch d"]:
     """See `overtone.ops.decode`."""
     reconstruction = codes.dense() @ W_dec
@@ -48,7 +62,7 @@ def decode(
 
 
 def decode_groups(
-    codes: SparseCodes,
+    codes: AnyCodes,
     W_dec: Float[Tensor, "latents d"],
     sizes: Sequence[int],
     b_dec: Float[Tensor, " d"] | None = None,
@@ -65,5 +79,11 @@ def decode_groups(
 
 
 def _encoded(pre: Tensor, z: Tensor, active: Tensor) -> Encoded:
-    peak = pre.detach().amax(0).clamp(min=0)
-    return Encoded(SparseCodes.from_dense(z, active), active.sum(0), peak)
+    return Encoded(SparseCodes.from_dense(z, active), *_firing(pre, active))
+
+
+@torch.no_grad()
+def _firing(pre: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
+    """How often each latent fires, and its peak."""
+    fired = active & (pre > 0)
+    return fired.sum(0), torch.where(fired, pre, 0).amax(0)

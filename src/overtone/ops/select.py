@@ -16,15 +16,17 @@ def above(pre: np.ndarray, mask: np.ndarray, threshold: float) -> np.ndarray:
     return np.flatnonzero(np.greater(pre, np.float32(threshold), out=mask))
 
 
-def largest(pre: np.ndarray, mask: np.ndarray, k: int) -> np.ndarray:
-    """Flat indices, ascending, of the positive ones among the k largest entries of every row of pre [rows, latents].
+def at_least_kth(pre: np.ndarray, mask: np.ndarray, k: int) -> np.ndarray:
+    """Flat indices, ascending, of few positive entries of pre [rows, latents], the k largest of every row among them."""
+    floor = np.maximum(kth_largest_at_least(pre, k), _ABOVE_ZERO)
+    return np.flatnonzero(np.greater_equal(pre, floor[:, None], out=mask))
 
-    Of equal entries the lower latent wins. `mask` is scratch of the shape of pre.
+
+def largest(values: np.ndarray, row: np.ndarray, rows: int, k: int) -> np.ndarray:
+    """Which of some entries, given in the order of rows, are among the k largest of their row.
+
+    Of equal entries the first wins.
     """
-    rows, latents = pre.shape
-    floor = np.maximum(_kth_largest_at_least(pre, k), _ABOVE_ZERO)
-    candidates = np.flatnonzero(np.greater_equal(pre, floor[:, None], out=mask))
-    values, row = pre.reshape(-1)[candidates], candidates // latents
     starts = np.searchsorted(row, np.arange(rows + 1))
     kth = _kth_largest_of_segments(values, row, starts, k)
     beyond, tied = values > kth[row], values == kth[row]
@@ -32,10 +34,10 @@ def largest(pre: np.ndarray, mask: np.ndarray, k: int) -> np.ndarray:
     ties_before = np.concatenate(([0], np.cumsum(tied)))
     rank = ties_before[:-1] - ties_before[starts[row]]
     room = k - np.bincount(row[beyond], minlength=rows)
-    return candidates[beyond | (tied & (rank < room[row]))]
+    return beyond | (tied & (rank < room[row]))
 
 
-def _kth_largest_at_least(pre: np.ndarray, k: int) -> np.ndarray:
+def kth_largest_at_least(pre: np.ndarray, k: int) -> np.ndarray:
     """A lower bound [rows] of every row's k-th largest entry: that of the maxima of blocks of latents.
 
     k blocks have a maximum that large, so k entries are. A block takes every blocks-th latent: maxima of contiguous

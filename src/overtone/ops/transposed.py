@@ -1,5 +1,9 @@
-"""Codes seen from the latents: weight gradients as one sequential pass over the weights."""
+"""Codes seen from the latents: everything that reads or writes atoms goes over them once, in their order.
 
+Latents that fire often are dense: a block of atoms with enough entries is one matrix product, not many sums of rows.
+"""
+
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,9 +13,35 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag, pad
 
 from overtone.ops.memory import lend
+from overtone.ops.precision import fast_float32
 
-# Numbers per block of a gradient: a block is summed in cache, then written to memory that is recycled.
+# Numbers per block of atoms: a block is summed in cache, then written to memory that is recycled.
 _BLOCK = 2**20
+# From this share of non-zero codes on, a product with all of them is faster than sums over the others.
+_DENSE = 1 / 12
+
+
+class Block(NamedTuple):
+    """Neighbouring latents of one group, and their entries.
+
+    Attributes:
+        group: index of the group.
+        latents: of the block.
+        entries: places of their entries, in the order of latents.
+    """
+
+    group: int
+    latents: slice
+    entries: slice
+
+    @property
+    def width(self) -> int:
+        """How many latents."""
+        return self.latents.stop - self.latents.start
+
+    def is_dense(self, batch: int) -> bool:
+        """Whether so many of its codes are not zero that it is treated as a matrix."""
+        return is_dense(self.entries.stop - self.entries.start, batch, self.width)
 
 
 class Transposed(NamedTuple):
@@ -33,30 +63,81 @@ class Transposed(NamedTuple):
     offsets: Int[Tensor, " latents_and_1"]
 
     @classmethod
-    def of(cls, latents: Int[Tensor, " nnz"], rows: Int[Tensor, " nnz"], latents_total: int) -> "Transposed":
-        """From the entries in the order of rows."""
-        order = _stable_order(latents, latents_total)
+    def of(
+        cls,
+        latents: Int[Tensor, " nnz"],
+        rows: Int[Tensor, " nnz"],
+        latents_total: int,
+        order: Int[Tensor, " nnz"] | None = None,
+    ) -> "Transposed":
+        """From the entries in the order of rows, and the order by latent where that is known."""
+        order = stable_order(latents, latents_total) if order is None else order
         offsets = pad(torch.bincount(latents, minlength=latents_total).cumsum(0), (1, 0))
         return cls(order, latents.index_select(0, order), rows.index_select(0, order), offsets)
 
-    def sums(self, values: Float[Tensor, " nnz"], table: Float[Tensor, "rows d"]) -> Float[Tensor, "latents d"]:
-        """Σ over a latent's entries of value · table[row]; `values` in the order of the codes."""
-        values, latents = values.index_select(0, self.order), len(self.offsets) - 1
-        out = lend(latents, table.shape[1])
-        size = max(1, _BLOCK // table.shape[1])
-        for first in range(0, latents, size):
-            offsets = self.offsets[first : first + size + 1]
-            begin, end = int(offsets[0]), int(offsets[-1])
-            out[first : first + size] = weighted_sums(table, self.rows[begin:end], offsets - begin, values[begin:end])
+    def blocks(self, sizes: Sequence[int], width: int) -> Iterator[Block]:
+        """The latents of groups of these sizes in blocks of at most `width`."""
+        firsts, groups, total = [], [], 0
+        for group, size in enumerate(sizes):
+            starts = range(total, total + size, width)
+            firsts += starts
+            groups += [group] * len(starts)
+            total += size
+        ends = [*firsts[1:], total]
+        entries = self.offsets[torch.tensor([*firsts, total])].tolist()
+        for i, (group, first, end) in enumerate(zip(groups, firsts, ends, strict=True)):
+            yield Block(group, slice(first, end), slice(entries[i], entries[i + 1]))
+
+    def sums(
+        self, values: Float[Tensor, " nnz"], tables: Sequence[Float[Tensor, "batch d"]], sizes: Sequence[int]
+    ) -> Float[Tensor, "latents d"]:
+        """Σ over a latent's entries of value · table[row], each group with its own table; `values` as the codes are."""
+        values = values.index_select(0, self.order)
+        d = tables[0].shape[1]
+        out = lend(len(self.offsets) - 1, d)
+        for block in self.blocks(sizes, max(1, _BLOCK // d)):
+            table, here = tables[block.group], block.entries
+            if block.is_dense(len(table)):
+                with fast_float32():
+                    torch.mm(self.matrix(block, values, len(table)), table, out=out[block.latents])
+            else:
+                bounds = self.offsets[block.latents.start : block.latents.stop + 1] - here.start
+                out[block.latents] = weighted_sums(table, self.rows[here], bounds, values[here])
         return out
 
-    def dots(self, atoms: Float[Tensor, "latents d"], table: Float[Tensor, "rows d"]) -> Float[Tensor, " nnz"]:
-        """atoms[latent] · table[row] for every entry, in the order of the codes."""
-        # What embedding_bag calls the gradient of its weights; the kernel has no other name.
-        dots = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-            atoms, table, self.rows, self.offsets, self.latents, 0, -1
-        )
-        return torch.empty_like(dots).scatter_(0, self.order, dots)
+    def dots(
+        self, atoms: Float[Tensor, "latents d"], tables: Sequence[Float[Tensor, "batch d"]], sizes: Sequence[int]
+    ) -> Float[Tensor, " nnz"]:
+        """atoms[latent] · table[row] for every entry, each group with its own table; in the order of the codes."""
+        sorted_dots = lend(len(self.order))
+        for block in self.blocks(sizes, max(1, _BLOCK // atoms.shape[1])):
+            table, here = tables[block.group], block.entries
+            if block.is_dense(len(table)):
+                with fast_float32():
+                    products = torch.mm(atoms[block.latents], table.T, out=lend(block.width, len(table)))
+                torch.index_select(products.view(-1), 0, self._places(block, len(table)), out=sorted_dots[here])
+            else:
+                bounds = self.offsets[block.latents.start : block.latents.stop + 1] - here.start
+                # What embedding_bag calls the gradient of its weights; the kernel has no other name.
+                sorted_dots[here] = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+                    atoms, table, self.rows[here], bounds, self.latents[here], 0, -1
+                )
+        return torch.empty_like(sorted_dots).scatter_(0, self.order, sorted_dots)
+
+    def matrix(self, block: Block, values: Float[Tensor, " nnz"], batch: int) -> Float[Tensor, "width batch"]:
+        """The codes of a block with their zeros; `values` in the order of latents."""
+        z = lend(block.width, batch).zero_()
+        z.view(-1).scatter_(0, self._places(block, batch), values[block.entries])
+        return z
+
+    def _places(self, block: Block, batch: int) -> Int[Tensor, " entries"]:
+        """Where the entries of a block lie in its matrix."""
+        return (self.latents[block.entries] - block.latents.start) * batch + self.rows[block.entries]
+
+
+def is_dense(entries: int, batch: int, width: int) -> bool:
+    """Whether codes with so many entries are better treated as a matrix."""
+    return entries > _DENSE * batch * width
 
 
 def weighted_sums(
@@ -69,7 +150,7 @@ def weighted_sums(
     return embedding_bag(index, table, offsets, mode="sum", per_sample_weights=values, include_last_offset=True)
 
 
-def _stable_order(latents: Int[Tensor, " nnz"], latents_total: int) -> Int[Tensor, " nnz"]:
+def stable_order(latents: Int[Tensor, " nnz"], latents_total: int) -> Int[Tensor, " nnz"]:
     """The permutation that sorts by latent and keeps the order of rows; narrow keys sort several times as fast."""
     if latents_total <= 2**16:
         # numpy sorts 16-bit keys by counting, torch only where they are many.
