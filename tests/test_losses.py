@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from overtone import L1, Dictionary, RarestFirst, Reconstruction, Spectrum
+from overtone import L1, Dictionary, Matryoshka, RarestFirst, Reconstruction, Spectrum
 from overtone.dictionary import Codes
 
 
@@ -83,7 +83,35 @@ def test_l1_does_not_change_when_scale_moves_between_codes_and_atoms(
     torch.testing.assert_close(L1(0.1)(dictionary, codes.with_z(codes.z / 4), target), before)
 
 
+@pytest.mark.parametrize("prefixes", [(0.25, 0.5, 1.0), (1.0,)])
+def test_matryoshka_by_hand_with_every_gradient(
+    prefixes: tuple[float, ...], dictionary: Dictionary, generator: torch.Generator
+):
+    """In float64, from the definition: the first 3, 6 and 12 latents reconstruct, and gradients flow to all of them."""
+    dictionary, gradients = dictionary.double(), []
+    x = torch.randn(30, 6, generator=generator, dtype=torch.float64)
+    for own in (True, False):
+        dictionary.zero_grad()
+        codes, target = codes_of(dictionary, x)
+        if own:
+            loss = Matryoshka(prefixes)(dictionary, codes, target)
+        else:
+            ends = [round(12 * share) for share in prefixes]
+            z = codes.z * dictionary.scale
+            stages = [z[:, :end] @ dictionary.W_dec[:end] + dictionary.b_dec - target for end in ends]
+            loss = torch.stack([0.5 * stage.square().sum(1).mean() for stage in stages]).mean()
+        loss.backward()
+        gradients.append([loss.detach(), *(p.grad for p in dictionary.parameters() if p.requires_grad)])
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_bad_terms_are_refused():
+    for prefixes in ((0.5, 0.25, 1.0), (0.5,), (), (0.0, 1.0)):
+        with pytest.raises(ValueError, match="must be ascending shares"):
+            Matryoshka(prefixes)
+    with pytest.raises(ValueError, match="not all different"):
+        Matryoshka((0.01, 0.02, 1.0)).sizes(12)
     with pytest.raises(ValueError, match="coefficient=-1"):
         L1(-1)
     with pytest.raises(ValueError, match=r"band=0\.5"):

@@ -2,7 +2,18 @@ import pytest
 import torch
 
 from observed import seen
-from overtone import BiasAdaptation, Dictionary, FiringStats, FixedBias, Spectrum, UnitNorm, adapt_bias, firing
+from overtone import (
+    BatchTopK,
+    BiasAdaptation,
+    Dictionary,
+    FiringStats,
+    FixedBias,
+    Parametrisation,
+    Spectrum,
+    ThresholdEMA,
+    UnitNorm,
+    adapt_bias,
+)
 from overtone.rules import quantile_bias
 
 
@@ -93,7 +104,7 @@ def test_bias_adaptation_adapts_every_interval_and_then_forgets(rows: torch.Tens
     for step in (1, 2, 3):
         assert torch.equal(dictionary.b_enc, torch.zeros(20))
         codes = dictionary.encode(rows[100 * step : 100 * (step + 1)])
-        state = rule.after_step(dictionary, state, codes.seen, step)
+        state = rule.after_step(dictionary, state, codes, step)
     assert (dictionary.b_enc < 0).all(), "half-active latents are over both targets"
     assert state["rows"] == 0
     assert not state["fired"].any()
@@ -106,7 +117,7 @@ def test_no_state_of_a_rule_grows_with_the_rows(rows: torch.Tensor):
     size = sum(t.numel() for t in state.values())
     codes = dictionary.encode(rows)
     for step in range(1, 6):
-        state = rule.after_step(dictionary, state, codes.seen, step)
+        state = rule.after_step(dictionary, state, codes, step)
     assert sum(t.numel() for t in state.values()) == size <= 4 * 20
 
 
@@ -118,7 +129,7 @@ def test_steering_reaches_its_targets():
     state = rule.begin(dictionary, x)
     for step in range(1, 401):
         codes = dictionary.encode(x)
-        state = rule.after_step(dictionary, state, codes.seen, step)
+        state = rule.after_step(dictionary, state, codes, step)
     frequency = (dictionary.encode(x).z > 0).float().mean(0)
     ratio = frequency / rule.spectrum.targets(60)
     assert ratio.max() < 1.1
@@ -138,7 +149,7 @@ def test_unit_norm_leaves_directions(rows: torch.Tensor):
     with torch.no_grad():
         dictionary.W_dec *= torch.tensor([0.5, 1, 2, 3, 4])[:, None]
     before = torch.nn.functional.normalize(dictionary.W_dec.detach(), dim=1)
-    UnitNorm().after_step(dictionary, {}, firing.empty(5), 1)
+    UnitNorm().project(dictionary)
     torch.testing.assert_close(dictionary.W_dec.detach(), before)
 
 
@@ -154,3 +165,23 @@ def test_unit_norm_leaves_directions(rows: torch.Tensor):
 def test_bad_rules_are_refused(make, message: str):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_the_threshold_follows_the_smallest_code_of_each_batch(rows: torch.Tensor):
+    """By hand: the first batch sets it, later ones move it by the rate; then rows alone have about k codes."""
+    dictionary = Dictionary(12, 40, BatchTopK(3), Parametrisation(tied=False))
+    rule = ThresholdEMA(0.25)
+    normalised, norm = dictionary.normalise(rows)
+    state, expected = rule.begin(dictionary, normalised), None
+    for step, (x, n) in enumerate(zip(normalised.split(100), norm.split(100), strict=True)):
+        codes = dictionary.encode_batch(x, n)
+        assert int(codes.entries.l0().sum()) == 300
+        smallest = float(codes.z.detach()[codes.z > 0].min())
+        expected = smallest if expected is None else 0.75 * expected + 0.25 * smallest
+        state = rule.after_step(dictionary, state, codes, step)
+        assert float(dictionary.threshold) == pytest.approx(expected, rel=1e-6)
+    alone = dictionary.encode(rows)
+    assert 2.5 < float(alone.entries.l0().float().mean()) < 3.5
+    assert alone.z.detach()[alone.z > 0].min() > dictionary.threshold
+    with pytest.raises(ValueError, match="has no threshold to learn"):
+        rule.begin(Dictionary(12, 40), normalised)

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from overtone import ArrayStream, Run, fit, gba, gba_paper, imbalanced, l1, recovery, start, topk, train
+from overtone import ArrayStream, Method, Run, fit, gba, gba_paper, imbalanced, l1, ops, recovery, start, topk, train
 from overtone.metrics.reconstruction import evaluate
 
 
@@ -57,6 +57,19 @@ def test_atoms_stay_on_the_sphere_and_biases_in_range(rows: torch.Tensor):
     torch.testing.assert_close(dictionary.W_dec.detach().norm(dim=1), torch.ones(24))
     assert dictionary.b_enc.min() >= -1 and dictionary.b_enc.max() <= 0
     assert dictionary.W_dec.grad is None, "a finished dictionary does not carry gradients around"
+
+
+@pytest.mark.parametrize("method", [gba(groups=4), gba(l0=4), topk(4)], ids=lambda m: m.name)
+def test_fast_and_slow_operations_train_alike(method: Method, rows: torch.Tensor, monkeypatch: pytest.MonkeyPatch):
+    """The loss over 500 steps is that of the reference, up to the order in which float32 numbers are added."""
+
+    def losses() -> list[float]:
+        run, stream = run_of(method=method, steps=500, log_every=25), ArrayStream(rows, 64)
+        return [record.loss for record in train(run, stream)]
+
+    fast = losses()
+    monkeypatch.setattr(ops, "_implementation", lambda *_: ops.reference)
+    assert fast == pytest.approx(losses(), rel=2e-3)
 
 
 def test_schedule():

@@ -15,14 +15,14 @@ from overtone.data.synthetic import FreshStream, SparseMixture, imbalanced
 from overtone.data.text import Document, iter_documents, load_documents, split_documents
 from overtone.dictionary import Codes, Dictionary, Parametrisation
 from overtone.firing import FiringStats
-from overtone.losses import L1, Alignment, LossTerm, RarestFirst, Reconstruction
-from overtone.method import Method, ba, gba, gba_paper, l1, modified_ba, topk
+from overtone.losses import L1, Alignment, LossTerm, Matryoshka, RarestFirst, Reconstruction
+from overtone.method import Method, ba, batch_topk, gba, gba_paper, l1, matryoshka, modified_ba, topk
 from overtone.metrics.latents import latent_stats
 from overtone.metrics.reconstruction import evaluate
 from overtone.metrics.recovery import recovery
-from overtone.rules import BiasAdaptation, CentreAtMean, FixedBias, Rule, UnitNorm, adapt_bias
+from overtone.rules import BiasAdaptation, CentreAtMean, FixedBias, Rule, ThresholdEMA, UnitNorm, adapt_bias
 from overtone.runs import RunFolder, execute, execute_together, fit
-from overtone.selection import JumpReLU, ReLU, Selection, SmoothReLU, TopK
+from overtone.selection import BatchSelection, BatchTopK, JumpReLU, ReLU, Selection, SmoothReLU, TopK
 from overtone.spectrum import Spectrum
 from overtone.training import Record, Run, TrainState, start, train
 from overtone.version import __version__
@@ -33,6 +33,8 @@ __all__ = [
     "Alignment",
     "ArrayStream",
     "Batch",
+    "BatchSelection",
+    "BatchTopK",
     "BiasAdaptation",
     "CentreAtMean",
     "CheckpointError",
@@ -47,6 +49,7 @@ __all__ = [
     "JumpReLU",
     "LanguageModel",
     "LossTerm",
+    "Matryoshka",
     "Method",
     "Parametrisation",
     "RarestFirst",
@@ -65,12 +68,14 @@ __all__ = [
     "StoreError",
     "StoreStream",
     "Stream",
+    "ThresholdEMA",
     "TopK",
     "TrainState",
     "UnitNorm",
     "__version__",
     "adapt_bias",
     "ba",
+    "batch_topk",
     "evaluate",
     "execute",
     "execute_together",
@@ -88,6 +93,7 @@ __all__ = [
     "load",
     "load_documents",
     "load_model",
+    "matryoshka",
     "merge_stores",
     "modified_ba",
     "recovery",

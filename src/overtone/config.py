@@ -5,17 +5,17 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from overtone.dictionary import Parametrisation
-from overtone.losses import L1, Alignment, RarestFirst, Reconstruction
+from overtone.losses import L1, Alignment, Matryoshka, RarestFirst, Reconstruction
 from overtone.method import Method
-from overtone.rules import BiasAdaptation, CentreAtMean, FixedBias, UnitNorm
-from overtone.selection import JumpReLU, ReLU, SmoothReLU, TopK
+from overtone.rules import BiasAdaptation, CentreAtMean, FixedBias, ThresholdEMA, UnitNorm
+from overtone.selection import BatchTopK, JumpReLU, ReLU, SmoothReLU, TopK
 from overtone.spectrum import Spectrum
 
 PARTS: tuple[type, ...] = (
     *(Method, Parametrisation, Spectrum),
-    *(ReLU, JumpReLU, SmoothReLU, TopK),
-    *(Reconstruction, RarestFirst, L1, Alignment),
-    *(UnitNorm, BiasAdaptation, CentreAtMean, FixedBias),
+    *(ReLU, JumpReLU, SmoothReLU, TopK, BatchTopK),
+    *(Reconstruction, RarestFirst, Matryoshka, L1, Alignment),
+    *(UnitNorm, BiasAdaptation, CentreAtMean, FixedBias, ThresholdEMA),
 )
 
 

@@ -12,7 +12,7 @@ from overtone import firing, ops
 from overtone.firing import FiringStats
 from overtone.ops import AnyCodes, DenseCodes
 from overtone.seeds import generator
-from overtone.selection import JumpReLU, Selection
+from overtone.selection import BatchSelection, JumpReLU, Selection
 
 
 class Codes(NamedTuple):
@@ -91,6 +91,7 @@ class Dictionary(nn.Module):
     W_enc: Float[Tensor, "latents d"]
     b_enc: Float[Tensor, " latents"]
     b_dec: Float[Tensor, " d"]
+    threshold: Float[Tensor, ""]
 
     def __init__(
         self,
@@ -117,6 +118,9 @@ class Dictionary(nn.Module):
         self.b_enc = nn.Parameter(torch.zeros(latents), requires_grad=p.bias == "trained")
         self.b_dec = nn.Parameter(torch.zeros(d), requires_grad=p.centre == "trained")
         self.scale = nn.Parameter(torch.ones(latents)) if p.scale else None
+        if isinstance(self.select, BatchSelection):
+            # What rows alone are compared with; a rule learns it.
+            self.threshold = nn.Parameter(torch.zeros(()), requires_grad=False)
 
     def __getattr__(self, name: str):
         # Tied dictionaries own one matrix; it answers to both names, so that no other code asks whether it is tied.
@@ -147,8 +151,19 @@ class Dictionary(nn.Module):
         return self.encode_normalised(*self.normalise(x))
 
     def encode_normalised(self, x: Float[Tensor, "*batch d"], norm: Float[Tensor, "*batch 1"]) -> Codes:
-        """Codes of rows that `normalise` has already scaled."""
-        encoded = self.select.encode(x.reshape(-1, self.d), self.W_enc, self.b_enc, self.b_dec)
+        """Codes of rows that `normalise` has already scaled; each row is coded alone."""
+        rows, weights = x.reshape(-1, self.d), (self.W_enc, self.b_enc, self.b_dec)
+        if isinstance(self.select, BatchSelection):
+            encoded = self.select.encode(rows, *weights, threshold=float(self.threshold))
+        else:
+            encoded = self.select.encode(rows, *weights)
+        return Codes(encoded.codes, norm, firing.observe(encoded))
+
+    def encode_batch(self, x: Float[Tensor, "batch d"], norm: Float[Tensor, "batch 1"]) -> Codes:
+        """`encode_normalised` for training: a selection that couples the rows of a batch does so here."""
+        if not isinstance(self.select, BatchSelection):
+            return self.encode_normalised(x, norm)
+        encoded = self.select.encode_batch(x, self.W_enc, self.b_enc, self.b_dec)
         return Codes(encoded.codes, norm, firing.observe(encoded))
 
     def pre_activations(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch latents"]:
@@ -163,6 +178,12 @@ class Dictionary(nn.Module):
     def decode_groups_normalised(self, codes: AnyCodes, sizes: Sequence[int]) -> Float[Tensor, "groups rows d"]:
         """Reconstructions from the last group of latents, the last two, … all: see `overtone.ops.decode_groups`."""
         return ops.decode_groups(self._scaled(codes), self.W_dec, sizes, self.b_dec)
+
+    def decode_parts_normalised(self, codes: AnyCodes, sizes: Sequence[int]) -> Float[Tensor, "groups rows d"]:
+        """What every group of latents adds to the reconstruction, first to last, without b_dec."""
+        suffixes = ops.decode_groups(self._scaled(codes), self.W_dec, sizes)
+        # Each suffix learns through the group it adds, and so does its difference to the one before.
+        return torch.cat([suffixes[:1], suffixes[1:] - suffixes[:-1].detach()]).flip(0)
 
     def _scaled(self, codes: AnyCodes) -> AnyCodes:
         return codes if self.scale is None else codes.scaled(self.scale)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -65,6 +66,40 @@ class RarestFirst:
         """Scalar loss."""
         explained = dictionary.decode_groups_normalised(codes.entries, self.stages(dictionary.latents))
         return half_square_error(explained, target)
+
+
+@dataclass(frozen=True)
+class Matryoshka:
+    """½ ‖x̂_i − x‖² averaged over nested prefixes of the latents, x̂_i using the first n_i (Bussmann et al., arXiv 2503.17547).
+
+    Gradients flow to every latent of a prefix: the first ones have to explain the data alone and with all others, and so
+    learn what is general. (`RarestFirst` counts from the other end and stops gradients between stages.)
+
+    Args:
+        prefixes: sizes of the prefixes as shares of all latents, ascending; the last one is 1.
+    """
+
+    prefixes: tuple[float, ...] = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
+
+    def __post_init__(self):
+        shares = self.prefixes
+        if not shares or shares[-1] != 1 or shares[0] <= 0 or any(a >= b for a, b in pairwise(shares)):
+            raise ValueError(f"prefixes={shares} must be ascending shares of all latents, above 0 and up to 1")
+
+    def sizes(self, latents: int) -> list[int]:
+        """How many latents each prefix adds to the one before."""
+        ends = [0, *(round(share * latents) for share in self.prefixes)]
+        sizes = [b - a for a, b in pairwise(ends)]
+        if min(sizes) < 1:
+            raise ValueError(
+                f"prefixes={self.prefixes} of latents={latents} are not all different; widen the dictionary"
+            )
+        return sizes
+
+    def __call__(self, dictionary: Dictionary, codes: Codes, target: Float[Tensor, "batch d"]) -> Float[Tensor, ""]:
+        """Scalar loss."""
+        parts = dictionary.decode_parts_normalised(codes.entries, self.sizes(dictionary.latents))
+        return half_square_error(parts.cumsum(0) + dictionary.b_dec, target)
 
 
 @dataclass(frozen=True)

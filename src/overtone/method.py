@@ -1,13 +1,13 @@
 """A method is a value: selection × loss terms × after-step rules × parametrisation. The named ones are functions."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from overtone.dictionary import Parametrisation
-from overtone.losses import L1, Alignment, LossTerm, RarestFirst, Reconstruction
-from overtone.rules import BiasAdaptation, CentreAtMean, FixedBias, Rule, UnitNorm
-from overtone.selection import JumpReLU, ReLU, Selection, SmoothReLU, TopK
+from overtone.losses import L1, Alignment, LossTerm, Matryoshka, RarestFirst, Reconstruction
+from overtone.rules import BiasAdaptation, CentreAtMean, FixedBias, Rule, ThresholdEMA, UnitNorm
+from overtone.selection import BatchSelection, BatchTopK, JumpReLU, ReLU, Selection, SmoothReLU, TopK
 from overtone.spectrum import Spectrum
 
 
@@ -26,7 +26,7 @@ class Method:
     """
 
     name: str
-    select: Selection
+    select: Selection | BatchSelection
     losses: tuple[LossTerm, ...]
     rules: tuple[Rule, ...] = (UnitNorm(),)
     parametrisation: Parametrisation = field(default_factory=Parametrisation)
@@ -46,6 +46,9 @@ class Method:
             raise ValueError(f"k={k} exceeds latents={latents}; lower k or widen the dictionary")
         if self.spectrum is not None:
             self.spectrum.targets(latents)
+        for term in self.losses:
+            if isinstance(term, Matryoshka):
+                term.sizes(latents)
         staged = {term.spectrum for term in self.losses if isinstance(term, RarestFirst)}
         if staged - {self.spectrum}:
             raise ValueError(
@@ -155,6 +158,27 @@ def topk(k: int = 32) -> Method:
         losses=(Reconstruction(),),
         parametrisation=Parametrisation(tied=False, scale=False, bias="trained"),
     )
+
+
+def batch_topk(k: int = 32) -> Method:
+    """BatchTopK (Bussmann et al., arXiv 2412.06410): the k · batch largest pre-activations of every batch; else as `topk`."""
+    return Method(
+        name=f"batch-topk-{k}",
+        select=BatchTopK(k),
+        losses=(Reconstruction(),),
+        rules=(UnitNorm(), ThresholdEMA()),
+        parametrisation=Parametrisation(tied=False, scale=False, bias="trained"),
+    )
+
+
+def matryoshka(k: int = 32, *, prefixes: tuple[float, ...] = Matryoshka().prefixes) -> Method:
+    """Matryoshka BatchTopK (Bussmann et al., arXiv 2503.17547): nested prefixes of the latents, each reconstructing alone.
+
+    Args:
+        k: mean number of active latents.
+        prefixes: sizes of the prefixes as shares of all latents, ascending; the last one is 1.
+    """
+    return replace(batch_topk(k), name=f"matryoshka-{k}", losses=(Matryoshka(prefixes),))
 
 
 def l1(coefficient: float = 0.01) -> Method:

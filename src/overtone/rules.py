@@ -8,8 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from overtone import firing
-from overtone.dictionary import Dictionary
+from overtone.dictionary import Codes, Dictionary
 from overtone.firing import FiringStats
+from overtone.selection import BatchSelection
 from overtone.spectrum import Spectrum, group_sizes
 
 RuleState = dict[str, Tensor]
@@ -25,8 +26,8 @@ class Rule(Protocol):
         """State before the first step; may initialise weights from normalised sample rows."""
         ...
 
-    def after_step(self, dictionary: Dictionary, state: RuleState, seen: FiringStats, step: int) -> RuleState:
-        """Act on the dictionary in place and return the new state. `seen` are the statistics of this step's rows."""
+    def after_step(self, dictionary: Dictionary, state: RuleState, codes: Codes, step: int) -> RuleState:
+        """Act on the dictionary in place and return the new state. `codes` are those of this step's rows."""
         ...
 
 
@@ -36,14 +37,19 @@ class UnitNorm:
 
     def begin(self, dictionary: Dictionary, sample: Float[Tensor, "rows d"]) -> RuleState:
         """Normalise the initial atoms; no state."""
-        return self.after_step(dictionary, {}, firing.empty(0), 0)
+        self.project(dictionary)
+        return {}
+
+    def after_step(self, dictionary: Dictionary, state: RuleState, codes: Codes, step: int) -> RuleState:
+        """Project the atoms back to the sphere."""
+        self.project(dictionary)
+        return state
 
     @torch.no_grad()
-    def after_step(self, dictionary: Dictionary, state: RuleState, seen: FiringStats, step: int) -> RuleState:
-        """Project the atoms back to the sphere."""
+    def project(self, dictionary: Dictionary) -> None:
+        """Unit-norm atoms, their directions unchanged."""
         norm = dictionary.W_dec.norm(dim=1, keepdim=True)
         dictionary.W_dec.div_(norm.clamp(min=torch.finfo(norm.dtype).tiny))
-        return state
 
 
 def adapt_bias(
@@ -160,9 +166,9 @@ class BiasAdaptation:
         return {"targets": targets, **stats._asdict()}
 
     @torch.no_grad()
-    def after_step(self, dictionary: Dictionary, state: RuleState, seen: FiringStats, step: int) -> RuleState:
+    def after_step(self, dictionary: Dictionary, state: RuleState, codes: Codes, step: int) -> RuleState:
         """Gather statistics; adapt and forget every `interval` steps."""
-        stats = firing.merge(FiringStats(state["rows"], state["fired"], state["peak"]), seen)
+        stats = firing.merge(FiringStats(state["rows"], state["fired"], state["peak"]), codes.seen)
         if step % self.interval == 0:
             group = self.spectrum.group_of(dictionary.latents).to(dictionary.b_enc.device)
             dictionary.b_enc.copy_(
@@ -192,7 +198,7 @@ class CentreAtMean:
         dictionary.b_dec.copy_(sample.mean(0))
         return {}
 
-    def after_step(self, dictionary: Dictionary, state: RuleState, seen: FiringStats, step: int) -> RuleState:
+    def after_step(self, dictionary: Dictionary, state: RuleState, codes: Codes, step: int) -> RuleState:
         """Nothing moves."""
         return state
 
@@ -218,6 +224,40 @@ class FixedBias:
         dictionary.b_enc.copy_(quantile_bias(pooled.reshape(1, -1), self.frequency))
         return {}
 
-    def after_step(self, dictionary: Dictionary, state: RuleState, seen: FiringStats, step: int) -> RuleState:
+    def after_step(self, dictionary: Dictionary, state: RuleState, codes: Codes, step: int) -> RuleState:
         """Nothing moves."""
+        return state
+
+
+@dataclass(frozen=True)
+class ThresholdEMA:
+    """The dictionary's threshold follows the smallest code of every batch: what `BatchTopK` lets through, for rows alone.
+
+    θ ← (1 − rate) θ + rate · min z, from the first batch's own on (Bussmann et al., arXiv 2412.06410).
+
+    Args:
+        rate: share of a batch in the average.
+    """
+
+    rate: float = 0.01
+
+    def __post_init__(self):
+        if not 0 < self.rate <= 1:
+            raise ValueError(f"rate={self.rate} must lie in (0, 1]")
+
+    def begin(self, dictionary: Dictionary, sample: Float[Tensor, "rows d"]) -> RuleState:
+        """No batch seen yet."""
+        if not isinstance(dictionary.select, BatchSelection):
+            raise ValueError(f"{dictionary.select} has no threshold to learn; ThresholdEMA belongs to BatchTopK")
+        return {"batches": torch.zeros((), dtype=torch.int64)}
+
+    @torch.no_grad()
+    def after_step(self, dictionary: Dictionary, state: RuleState, codes: Codes, step: int) -> RuleState:
+        """Move the threshold; a batch without any code leaves it."""
+        values = codes.entries.values
+        smallest = torch.where(values > 0, values, torch.inf).amin() if len(values) else values.new_tensor(torch.inf)
+        if smallest.isfinite():
+            rate = self.rate if state["batches"] > 0 else 1.0
+            dictionary.threshold.lerp_(smallest, rate)
+            state = {"batches": state["batches"] + 1}
         return state

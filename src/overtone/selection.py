@@ -32,6 +32,32 @@ class Selection(Protocol):
         ...
 
 
+@runtime_checkable
+class BatchSelection(Protocol):
+    """A selection that couples the rows of a training batch, and knows a threshold for rows alone."""
+
+    def encode_batch(
+        self,
+        x: Float[Tensor, "batch d"],
+        W_enc: Float[Tensor, "latents d"],
+        b_enc: Float[Tensor, " latents"],
+        centre: Float[Tensor, " d"],
+    ) -> Encoded:
+        """Codes of the rows of a training batch; permuting latents permutes them."""
+        ...
+
+    def encode(
+        self,
+        x: Float[Tensor, "batch d"],
+        W_enc: Float[Tensor, "latents d"],
+        b_enc: Float[Tensor, " latents"],
+        centre: Float[Tensor, " d"],
+        threshold: float = 0.0,
+    ) -> Encoded:
+        """Codes of rows alone."""
+        ...
+
+
 @dataclass(frozen=True)
 class ReLU:
     """z = max(y, 0) (maths.md eq. 4)."""
@@ -108,3 +134,39 @@ class TopK:
     ) -> Encoded:
         """Codes."""
         return ops.encode_topk(x, W_enc, b_enc, self.k, centre=centre)
+
+
+@dataclass(frozen=True)
+class BatchTopK:
+    """The k · batch largest pre-activations of a batch, clipped at 0 (Bussmann et al., arXiv 2412.06410).
+
+    Rows share a budget while training. Afterwards each is coded alone: y where it exceeds the dictionary's `threshold`,
+    which `ThresholdEMA` learns.
+    """
+
+    k: int
+
+    def __post_init__(self):
+        if self.k < 1:
+            raise ValueError(f"k={self.k} must be at least 1")
+
+    def encode_batch(
+        self,
+        x: Float[Tensor, "batch d"],
+        W_enc: Float[Tensor, "latents d"],
+        b_enc: Float[Tensor, " latents"],
+        centre: Float[Tensor, " d"],
+    ) -> Encoded:
+        """Codes of a training batch."""
+        return ops.encode_batch_topk(x, W_enc, b_enc, self.k, centre=centre)
+
+    def encode(
+        self,
+        x: Float[Tensor, "batch d"],
+        W_enc: Float[Tensor, "latents d"],
+        b_enc: Float[Tensor, " latents"],
+        centre: Float[Tensor, " d"],
+        threshold: float = 0.0,
+    ) -> Encoded:
+        """Codes of rows alone."""
+        return ops.encode_threshold(x, W_enc, b_enc, centre=centre, threshold=threshold)

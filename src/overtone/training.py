@@ -140,7 +140,7 @@ def step_once(run: Run, state: TrainState, batch: Batch) -> None:
     normalised, norm = dictionary.normalise(batch.x)
     autoencoder = batch.target is batch.x
     wanted = normalised if autoencoder else batch.target / norm.clamp(min=torch.finfo(norm.dtype).tiny)
-    codes = dictionary.encode_normalised(normalised, norm)
+    codes = dictionary.encode_batch(normalised, norm)
     loss = total(run.method.losses, dictionary, codes, wanted)
     state.optimiser.zero_grad()
     loss.backward()
@@ -150,7 +150,7 @@ def step_once(run: Run, state: TrainState, batch: Batch) -> None:
         group["lr"] = run.lr_at(state.step)
     state.optimiser.step()
     for i, rule in enumerate(run.method.rules):
-        state.rules[i] = rule.after_step(dictionary, state.rules[i], codes.seen, state.step)
+        state.rules[i] = rule.after_step(dictionary, state.rules[i], codes, state.step)
     state.window = firing.merge(state.window, codes.seen)
 
 

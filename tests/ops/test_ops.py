@@ -21,6 +21,7 @@ class Kept:
     """The fast operations, with codes kept as entries or as a matrix whatever would be faster."""
 
     encode_topk = staticmethod(cpu.encode_topk)
+    encode_batch_topk = staticmethod(cpu.encode_batch_topk)
     decode = staticmethod(ops.decode)
     decode_groups = staticmethod(ops.decode_groups)
 
@@ -39,7 +40,7 @@ IMPLEMENTATIONS = [
     pytest.param(MATRIX, id="matrix"),
 ]
 FAST = IMPLEMENTATIONS[1:]
-ENCODERS = ["relu", "jump", "threshold", "topk1", "topk", "topkM"]
+ENCODERS = ["relu", "jump", "threshold", "topk1", "topk", "topkM", "batch_topk"]
 
 
 class Weights(NamedTuple):
@@ -66,6 +67,8 @@ def weights(batch: int = B, latents: int = M, seed: int = 0, shift: float = -0.8
 
 
 def encode(run: Any, kind: str, w: Weights) -> ops.Encoded:
+    if kind == "batch_topk":
+        return run.encode_batch_topk(w.x, w.W_enc, w.b_enc, 7, centre=w.centre)
     if kind.startswith("topk"):
         k = {"topk1": 1, "topk": 7, "topkM": len(w.W_enc)}[kind]
         return run.encode_topk(w.x, w.W_enc, w.b_enc, k, centre=w.centre)
@@ -156,6 +159,8 @@ def test_codes_are_the_formulas(run: Any):
     for kind, k in (("topk1", 1), ("topk", 7), ("topkM", M)):
         kept = pre.topk(k, dim=1)
         expected[kind] = torch.zeros_like(pre).scatter(1, kept.indices, kept.values.relu())
+    kept = pre.flatten().topk(7 * B)
+    expected["batch_topk"] = torch.zeros(B * M).scatter(0, kept.indices, kept.values.relu()).view(B, M)
     for kind, z in expected.items():
         torch.testing.assert_close(encode(run, kind, w).codes.dense(), z, atol=1e-6, rtol=1e-5)
 
@@ -215,7 +220,7 @@ def test_permuting_latents_permutes_codes(run: Any, kind: str):
 
 
 @pytest.mark.parametrize("run", IMPLEMENTATIONS)
-@pytest.mark.parametrize("kind", ENCODERS)
+@pytest.mark.parametrize("kind", ENCODERS[:-1])  # batch top-k couples rows
 def test_a_batch_in_parts_equals_the_whole(run: Any, kind: str):
     w = weights()
     parts = [encode(run, kind, w._replace(x=x)) for x in w.x.split([1, 20, 16])]
@@ -290,6 +295,7 @@ def test_topk_is_exact_whatever_the_pre_activations(batch: int, latents: int, sp
     b = share * (torch.arange(latents) % 16 == 3)
     for k in {1, min(2, latents), min(5, latents), latents}:
         assert_same(cpu.encode_topk(x, W, b, k), reference.encode_topk(x, W, b, k), rtol=0, atol=0)
+        assert_same(cpu.encode_batch_topk(x, W, b, k), reference.encode_batch_topk(x, W, b, k), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("fast", FAST)

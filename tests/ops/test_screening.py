@@ -55,6 +55,9 @@ def test_the_k_largest_are_among_the_candidates(kind: str, seed: int):
     wanted = (torch.arange(B)[:, None] * M + pre.topk(K).indices).flatten()
     assert torch.isin(wanted, places).all()
     assert len(places) < 4 * B * K or kind == "unequal"
+    places = screening.largest_of_all(x, W, 0.1 * b, B * K)
+    assert places is not None and torch.isin(pre.flatten().topk(B * K).indices, places).all()
+    assert len(places) < 4 * B * K or kind == "unequal"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -68,7 +71,7 @@ def test_the_bound_holds(kind: str):
     assert (error <= allowed + screen.error + 2**-9 * b.abs()).all()
 
 
-@pytest.mark.parametrize("rule", ["threshold", "topk"])
+@pytest.mark.parametrize("rule", ["threshold", "topk", "batch_topk"])
 def test_screening_changes_nothing_but_the_speed(rule: str):
     """The public operation, with the screen and without, gradients included."""
     x, W, b = problem("random", 1)
@@ -76,9 +79,11 @@ def test_screening_changes_nothing_but_the_speed(rule: str):
     def run(screened: bool) -> tuple[ops.Encoded, Tensor]:
         atoms = W.clone().requires_grad_()
         with patch.object(screening, "is_worthwhile", lambda *_: screened):
-            encoded = (
-                ops.encode_threshold(x, atoms, b, jump=True) if rule == "threshold" else ops.encode_topk(x, atoms, b, K)
-            )
+            encoded = {
+                "threshold": lambda: ops.encode_threshold(x, atoms, b, jump=True),
+                "topk": lambda: ops.encode_topk(x, atoms, b, K),
+                "batch_topk": lambda: ops.encode_batch_topk(x, atoms, b, K),
+            }[rule]()
         encoded.codes.values.square().sum().backward()
         assert atoms.grad is not None
         return encoded, atoms.grad

@@ -23,13 +23,15 @@ from overtone.files import replace_text
 from overtone.method import Method
 from overtone.training import Record, Run
 
-MethodName = Literal["gba", "gba-paper", "ba", "modified-ba", "topk", "l1"]
+MethodName = Literal["gba", "gba-paper", "ba", "modified-ba", "topk", "batch-topk", "matryoshka", "l1"]
 METHODS: dict[str, Callable[..., Method]] = {
     "gba": methods.gba,
     "gba-paper": methods.gba_paper,
     "ba": methods.ba,
     "modified-ba": methods.modified_ba,
     "topk": methods.topk,
+    "batch-topk": methods.batch_topk,
+    "matryoshka": methods.matryoshka,
     "l1": methods.l1,
 }
 

@@ -62,7 +62,25 @@ class _Largest:
         return kept & (values > 0)
 
 
-_Rule = _Above | _Largest
+@dataclass(frozen=True)
+class _LargestOfBatch:
+    """The k · batch largest entries of the batch, where they are positive."""
+
+    k: int
+
+    def screened(self, x: Tensor, W: Tensor, b: Tensor) -> Tensor | None:
+        return screening.largest_of_all(x, W, b, self.k * len(x))
+
+    def candidates(self, pre: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        return select.at_least_kth_of_all(pre, mask, self.k * len(pre))
+
+    def active(self, values: Tensor, rows: Tensor, rows_total: int) -> Bool[Tensor, " candidates"]:
+        together = np.zeros(len(values), np.int64)
+        kept = torch.from_numpy(select.largest(values.numpy(), together, 1, self.k * rows_total))
+        return kept & (values > 0)
+
+
+_Rule = _Above | _Largest | _LargestOfBatch
 
 
 def encode_threshold(
@@ -91,7 +109,23 @@ def encode_topk(
     centre: Float[Tensor, " d"] | None = None,
 ) -> Encoded:
     """See `overtone.ops.encode_topk`."""
-    rule, shifted = _Largest(k), _shifted(x, centre)
+    return _encode_largest(_Largest(k), x, W_enc, b_enc, centre)
+
+
+def encode_batch_topk(
+    x: Float[Tensor, "batch d"],
+    W_enc: Float[Tensor, "latents d"],
+    b_enc: Float[Tensor, " latents"],
+    k: int,
+    *,
+    centre: Float[Tensor, " d"] | None = None,
+) -> Encoded:
+    """See `overtone.ops.encode_batch_topk`."""
+    return _encode_largest(_LargestOfBatch(k), x, W_enc, b_enc, centre)
+
+
+def _encode_largest(rule: _Rule, x: Tensor, W_enc: Tensor, b_enc: Tensor, centre: Tensor | None) -> Encoded:
+    shifted = _shifted(x, centre)
     entries = _entries(shifted, W_enc, b_enc, rule, _screened(shifted, W_enc, b_enc, rule))
     return _encode(x, W_enc, b_enc, centre, False, shifted, entries)
 
@@ -159,7 +193,7 @@ def _entries(x: Tensor, W_enc: Tensor, b_enc: Tensor, rule: _Rule, places: Tenso
 def _scan(x: Tensor, W_enc: Tensor, b_enc: Tensor, rule: _Rule) -> tuple[Tensor, Tensor]:
     """Flat places of the candidates, and their pre-activations, from products in float32."""
     latents = len(W_enc)
-    size = min(len(x), max(_PIECE // latents, _PIECE_ROWS))
+    size = len(x) if isinstance(rule, _LargestOfBatch) else min(len(x), max(_PIECE // latents, _PIECE_ROWS))
     buffer, mask = lend(size, latents), lend(size, latents, dtype=np.bool_).numpy()
     places, found = [], []
     for first in range(0, len(x), size):

@@ -39,6 +39,21 @@ def encode_topk(
     return _encoded(pre, pre, selected & (pre > 0))
 
 
+def encode_batch_topk(
+    x: Float[Tensor, "batch d"],
+    W_enc: Float[Tensor, "latents d"],
+    b_enc: Float[Tensor, " latents"],
+    k: int,
+    *,
+    centre: Float[Tensor, " d"] | None = None,
+) -> Encoded:
+    """See `overtone.ops.encode_batch_topk`."""
+    pre = (x if centre is None else x - centre) @ W_enc.T + b_enc
+    kept = pre.flatten().argsort(descending=True, stable=True)[: k * len(x)]
+    selected = torch.zeros_like(pre, dtype=torch.bool).flatten().scatter(0, kept, True).view_as(pre)
+    return _encoded(pre, pre, selected & (pre > 0))
+
+
 def encode_with(
     activation: Callable[[Tensor], Tensor],
     x: Float[Tensor, "batch d"],

@@ -10,6 +10,7 @@ both factors are rounded, by at most u each, Cauchy and Schwarz bound what that 
 round as often; the bias and the result are rounded once more.
 """
 
+from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
@@ -31,6 +32,10 @@ _MOST_CANDIDATES = 1 / 24
 _SMALLEST = 2**27
 # No bfloat16 compares below this: every entry is a candidate.
 _ALL = np.int16(-(2**15))
+
+
+# Stored products of some rows and scratch of their shape → that scratch, true where an entry is a candidate; None: give up.
+Choose = Callable[[np.ndarray, np.ndarray], np.ndarray | None]
 
 
 class Screen(NamedTuple):
@@ -71,15 +76,33 @@ def largest(x: Tensor, W: Tensor, b: Tensor, k: int) -> Tensor | None:
 
     def choose(products: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
         nonlocal done
-        # k entries are stored with at least this, hence are at least `kth`; so are the k largest, and stored so.
-        bound = torch.from_numpy(select.kth_largest_at_least(products, k)).view(torch.bfloat16).float()
         error = screen.row_error[done : done + len(products)]
         done += len(products)
-        kth = bound - 2 * _U * bound.abs() - error
-        keys = _keys_below((kth - error) / (1 + 2 * _U))
+        keys = _keys_of_kth(select.kth_largest_at_least(products, k), error)
         return None if (keys == _ALL).any() else np.greater_equal(products, keys[:, None], out=mask)
 
     return _collect(screen, b.bfloat16(), choose)
+
+
+def largest_of_all(x: Tensor, W: Tensor, b: Tensor, k: int) -> Tensor | None:
+    """As `largest`, for the k largest entries of all rows together."""
+    screen = _screen(x, W, b)
+
+    def choose(products: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
+        keys = _keys_of_kth(select.kth_largest_at_least(products.reshape(1, -1), k), screen.row_error.max())
+        return None if keys[0] == _ALL else np.greater_equal(products, keys[0], out=mask)
+
+    return _collect(screen, b.bfloat16(), choose, in_pieces=False)
+
+
+def _keys_of_kth(bound: np.ndarray, error: Tensor) -> np.ndarray:
+    """Integers that the stored k largest entries reach, where k of the stored ones reach `bound`.
+
+    Those k are at least `kth` in truth; so are the k largest, and none of them is stored as much less.
+    """
+    stored = torch.from_numpy(bound).view(torch.bfloat16).float()
+    kth = stored - 2 * _U * stored.abs() - error
+    return _keys_below((kth - error) / (1 + 2 * _U))
 
 
 def _screen(x: Tensor, W: Tensor, b: Tensor | None) -> Screen:
@@ -101,10 +124,10 @@ def _shortened(t: Tensor) -> tuple[Tensor, Tensor]:
     return short, norms
 
 
-def _collect(screen: Screen, b: Tensor | None, choose) -> Tensor | None:
-    """Places where `choose` marks the stored products, as ordered integers, of one piece after the other."""
+def _collect(screen: Screen, b: Tensor | None, choose: Choose, in_pieces: bool = True) -> Tensor | None:
+    """Places where `choose` marks the stored products, as ordered integers, of one piece of rows after the other."""
     latents = len(screen.W)
-    size = min(len(screen.x), max(_PIECE // latents, _PIECE_ROWS))
+    size = min(len(screen.x), max(_PIECE // latents, _PIECE_ROWS)) if in_pieces else len(screen.x)
     products, mask = lend(size, latents, dtype=np.int16), lend(size, latents, dtype=np.bool_).numpy()
     stored = products.view(torch.bfloat16)
     places = []

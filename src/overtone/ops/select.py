@@ -22,6 +22,12 @@ def at_least_kth(pre: np.ndarray, mask: np.ndarray, k: int) -> np.ndarray:
     return np.flatnonzero(np.greater_equal(pre, floor[:, None], out=mask))
 
 
+def at_least_kth_of_all(pre: np.ndarray, mask: np.ndarray, k: int) -> np.ndarray:
+    """As `at_least_kth`, for the k largest of all rows together."""
+    floor = max(kth_largest_at_least(pre.reshape(1, -1), k)[0], _ABOVE_ZERO)
+    return np.flatnonzero(np.greater_equal(pre, floor, out=mask))
+
+
 def largest(values: np.ndarray, row: np.ndarray, rows: int, k: int) -> np.ndarray:
     """Which of some entries, given in the order of rows, are among the k largest of their row.
 
