@@ -15,6 +15,7 @@ from overtone import (
     Run,
     RunFolder,
     ba,
+    batch_topk,
     execute,
     files,
     fit,
@@ -23,6 +24,7 @@ from overtone import (
     import_rows,
     l1,
     load,
+    matryoshka,
     modified_ba,
     save,
     topk,
@@ -33,7 +35,7 @@ from overtone.runs import claim_folder
 
 METHODS = [
     *(gba(groups=3), gba(groups=3, activation="relu"), gba(l0=3, groups=3), gba_paper(groups=3, interval=5)),
-    *(ba(), modified_ba(), topk(3), l1()),
+    *(ba(), modified_ba(), topk(3), batch_topk(3), matryoshka(3, prefixes=(0.25, 1.0)), l1()),
 ]
 
 
