@@ -237,8 +237,8 @@ def test_a_batch_in_parts_equals_the_whole(run: Any, kind: str):
 def test_pieces_of_the_scan_equal_one_piece(fast: Any, kind: str, monkeypatch: pytest.MonkeyPatch):
     whole = weights()
     objective(fast, kind, whole, [20, 30]).backward()
-    for name, value in (("_PIECE", 1), ("_PIECE_ROWS", 5), ("_DECODED", 7 * D)):
-        monkeypatch.setattr(cpu, name, value)
+    for name, value in (("candidates._PIECE", 1), ("candidates._PIECE_ROWS", 5), ("cpu._DECODED", 7 * D)):
+        monkeypatch.setattr(f"overtone.ops.{name}", value)
     monkeypatch.setattr("overtone.ops.transposed._BLOCK", 3 * D)
     pieces = weights()
     objective(fast, kind, pieces, [20, 30]).backward()

@@ -6,81 +6,23 @@ never exist. Decisions fall in float32. Everything after costs O(L0 · d) per ro
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate
-from typing import NamedTuple
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from overtone.ops import dense, screening, select
+from overtone.ops import dense
+from overtone.ops.candidates import Above, Entries, Largest, LargestOfBatch, Rule, active_entries, screened_places
 from overtone.ops.codes import Encoded, SparseCodes
 from overtone.ops.memory import lend
 from overtone.ops.precision import fast_float32
 from overtone.ops.transposed import Transposed, is_dense, stable_order, weighted_sums
 
-# A piece of pre-activations stays in cache (8 MiB) unless that makes it so short that streaming the weights dominates.
-_PIECE, _PIECE_ROWS = 2**21, 256
 # Numbers of a decoded piece, summed over its groups while in cache.
 _DECODED = 2**20
-
-
-@dataclass(frozen=True)
-class _Above:
-    """All entries above the threshold."""
-
-    threshold: float
-
-    def screened(self, x: Tensor, W: Tensor, b: Tensor) -> Tensor | None:
-        return screening.above(x, W, b, self.threshold)
-
-    def candidates(self, pre: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        return select.above(pre, mask, self.threshold)
-
-    def active(self, values: Tensor, rows: Tensor, rows_total: int) -> Bool[Tensor, " candidates"]:
-        return values > self.threshold
-
-
-@dataclass(frozen=True)
-class _Largest:
-    """The k largest entries of every row, where they are positive."""
-
-    k: int
-
-    def screened(self, x: Tensor, W: Tensor, b: Tensor) -> Tensor | None:
-        return screening.largest(x, W, b, self.k)
-
-    def candidates(self, pre: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        return select.at_least_kth(pre, mask, self.k)
-
-    def active(self, values: Tensor, rows: Tensor, rows_total: int) -> Bool[Tensor, " candidates"]:
-        kept = torch.from_numpy(select.largest(values.numpy(), rows.numpy(), rows_total, self.k))
-        return kept & (values > 0)
-
-
-@dataclass(frozen=True)
-class _LargestOfBatch:
-    """The k · batch largest entries of the batch, where they are positive."""
-
-    k: int
-
-    def screened(self, x: Tensor, W: Tensor, b: Tensor) -> Tensor | None:
-        return screening.largest_of_all(x, W, b, self.k * len(x))
-
-    def candidates(self, pre: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        return select.at_least_kth_of_all(pre, mask, self.k * len(pre))
-
-    def active(self, values: Tensor, rows: Tensor, rows_total: int) -> Bool[Tensor, " candidates"]:
-        together = np.zeros(len(values), np.int64)
-        kept = torch.from_numpy(select.largest(values.numpy(), together, 1, self.k * rows_total))
-        return kept & (values > 0)
-
-
-_Rule = _Above | _Largest | _LargestOfBatch
 
 
 def encode_threshold(
@@ -93,11 +35,11 @@ def encode_threshold(
     jump: bool = False,
 ) -> Encoded:
     """See `overtone.ops.encode_threshold`."""
-    rule, shifted = _Above(threshold), _shifted(x, centre)
-    places = _screened(shifted, W_enc, b_enc, rule)
+    rule, shifted = Above(threshold), _shifted(x, centre)
+    places = screened_places(shifted, W_enc, b_enc, rule)
     if places is None and dense.probe(shifted, W_enc, b_enc, threshold):
         return dense.encode_above(x, W_enc, b_enc, centre, jump, threshold)
-    return _encode(x, W_enc, b_enc, centre, jump, shifted, _entries(shifted, W_enc, b_enc, rule, places))
+    return _encode(x, W_enc, b_enc, centre, jump, shifted, active_entries(shifted, W_enc, b_enc, rule, places))
 
 
 def encode_topk(
@@ -109,7 +51,7 @@ def encode_topk(
     centre: Float[Tensor, " d"] | None = None,
 ) -> Encoded:
     """See `overtone.ops.encode_topk`."""
-    return _encode_largest(_Largest(k), x, W_enc, b_enc, centre)
+    return _encode_largest(Largest(k), x, W_enc, b_enc, centre)
 
 
 def encode_batch_topk(
@@ -121,12 +63,12 @@ def encode_batch_topk(
     centre: Float[Tensor, " d"] | None = None,
 ) -> Encoded:
     """See `overtone.ops.encode_batch_topk`."""
-    return _encode_largest(_LargestOfBatch(k), x, W_enc, b_enc, centre)
+    return _encode_largest(LargestOfBatch(k), x, W_enc, b_enc, centre)
 
 
-def _encode_largest(rule: _Rule, x: Tensor, W_enc: Tensor, b_enc: Tensor, centre: Tensor | None) -> Encoded:
+def _encode_largest(rule: Rule, x: Tensor, W_enc: Tensor, b_enc: Tensor, centre: Tensor | None) -> Encoded:
     shifted = _shifted(x, centre)
-    entries = _entries(shifted, W_enc, b_enc, rule, _screened(shifted, W_enc, b_enc, rule))
+    entries = active_entries(shifted, W_enc, b_enc, rule, screened_places(shifted, W_enc, b_enc, rule))
     return _encode(x, W_enc, b_enc, centre, False, shifted, entries)
 
 
@@ -153,62 +95,8 @@ def _shifted(x: Tensor, centre: Tensor | None) -> Tensor:
     return x if centre is None else x - centre
 
 
-@torch.no_grad()
-def _screened(x: Tensor, W_enc: Tensor, b_enc: Tensor, rule: _Rule) -> Tensor | None:
-    """Flat places of what may be active, ascending; None where screening does not pay."""
-    return rule.screened(x, W_enc, b_enc) if screening.is_worthwhile(x, W_enc) else None
-
-
-class _Entries(NamedTuple):
-    """Some entries of the pre-activations, and the order that sorts them by latent."""
-
-    pre: Float[Tensor, " entries"]
-    rows: Int[Tensor, " entries"]
-    latents: Int[Tensor, " entries"]
-    order: Int[Tensor, " entries"]
-
-    def where(self, kept: Bool[Tensor, " entries"]) -> "_Entries":
-        """Some of them."""
-        place = kept.cumsum(0) - 1
-        return _Entries(self.pre[kept], self.rows[kept], self.latents[kept], place[self.order[kept[self.order]]])
-
-
-@torch.no_grad()
-def _entries(x: Tensor, W_enc: Tensor, b_enc: Tensor, rule: _Rule, places: Tensor | None) -> _Entries:
-    """The active entries, in the order of rows, out of candidates at these places; None: not found yet."""
-    pre = None
-    if places is None:
-        places, pre = _scan(x, W_enc, b_enc, rule)
-    rows = places // len(W_enc)
-    latents = places - rows * len(W_enc)
-    order = stable_order(latents, len(W_enc))
-    if pre is None:
-        pre = Transposed.of(latents, rows, len(W_enc), order).dots(W_enc, [x], [len(W_enc)])
-        pre += b_enc.index_select(0, latents)
-    candidates = _Entries(pre, rows, latents, order)
-    active = rule.active(pre, rows, len(x))
-    return candidates if active.all() else candidates.where(active)
-
-
-def _scan(x: Tensor, W_enc: Tensor, b_enc: Tensor, rule: _Rule) -> tuple[Tensor, Tensor]:
-    """Flat places of the candidates, and their pre-activations, from products in float32."""
-    latents = len(W_enc)
-    size = len(x) if isinstance(rule, _LargestOfBatch) else min(len(x), max(_PIECE // latents, _PIECE_ROWS))
-    buffer, mask = lend(size, latents), lend(size, latents, dtype=np.bool_).numpy()
-    places, found = [], []
-    for first in range(0, len(x), size):
-        piece = x[first : first + size]
-        pre = buffer[: len(piece)]
-        with fast_float32():
-            torch.addmm(b_enc, piece, W_enc.T, out=pre)
-        here = torch.from_numpy(rule.candidates(pre.numpy(), mask[: len(piece)]))
-        found.append(pre.view(-1).index_select(0, here))
-        places.append(here + first * latents)
-    return torch.cat(places), torch.cat(found)
-
-
 def _encode(
-    x: Tensor, W_enc: Tensor, b_enc: Tensor, centre: Tensor | None, jump: bool, shifted: Tensor, entries: _Entries
+    x: Tensor, W_enc: Tensor, b_enc: Tensor, centre: Tensor | None, jump: bool, shifted: Tensor, entries: Entries
 ) -> Encoded:
     batch, latents_total = len(x), len(W_enc)
     offsets = torch.searchsorted(entries.rows, torch.arange(batch + 1))
@@ -231,7 +119,7 @@ class _Values(Function):
         centre: Tensor | None,
         jump: bool,
         shifted: Tensor,
-        entries: _Entries,
+        entries: Entries,
         offsets: Tensor,
     ):
         ctx.save_for_backward(shifted, W_enc, entries.latents, entries.rows, offsets, entries.order)

@@ -1,0 +1,152 @@
+"""Which entries of the pre-activations are active, on the CPU: candidates first, the decision in float32 after."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from typing_extensions import override
+
+from overtone.ops import screening, select
+from overtone.ops.memory import lend
+from overtone.ops.precision import fast_float32
+from overtone.ops.transposed import Transposed, stable_order
+
+# A piece of pre-activations stays in cache (8 MiB) unless that makes it so short that streaming the weights dominates.
+_PIECE, _PIECE_ROWS = 2**21, 256
+
+
+class Rule(ABC):
+    """What makes an entry active."""
+
+    whole_batch = False  # whether candidates can only be told from the whole batch
+
+    @abstractmethod
+    def screened(self, x: Tensor, W: Tensor, b: Tensor) -> Tensor | None:
+        """Flat places, ascending, of candidates from bfloat16 products; None: too many."""
+
+    @abstractmethod
+    def candidates(self, pre: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """Flat places, ascending, of candidates among float32 pre-activations; `mask` is scratch of their shape."""
+
+    @abstractmethod
+    def active(self, values: Tensor, rows: Tensor, rows_total: int) -> Bool[Tensor, " candidates"]:
+        """Which candidates, in the order of rows, are active."""
+
+
+@dataclass(frozen=True)
+class Above(Rule):
+    """All entries above the threshold."""
+
+    threshold: float
+
+    @override
+    def screened(self, x: Tensor, W: Tensor, b: Tensor) -> Tensor | None:
+        return screening.above(x, W, b, self.threshold)
+
+    @override
+    def candidates(self, pre: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        return select.above(pre, mask, self.threshold)
+
+    @override
+    def active(self, values: Tensor, rows: Tensor, rows_total: int) -> Bool[Tensor, " candidates"]:
+        return values > self.threshold
+
+
+@dataclass(frozen=True)
+class Largest(Rule):
+    """The k largest entries of every row, where they are positive."""
+
+    k: int
+
+    @override
+    def screened(self, x: Tensor, W: Tensor, b: Tensor) -> Tensor | None:
+        return screening.largest(x, W, b, self.k)
+
+    @override
+    def candidates(self, pre: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        return select.at_least_kth(pre, mask, self.k)
+
+    @override
+    def active(self, values: Tensor, rows: Tensor, rows_total: int) -> Bool[Tensor, " candidates"]:
+        kept = torch.from_numpy(select.largest(values.numpy(), rows.numpy(), rows_total, self.k))
+        return kept & (values > 0)
+
+
+@dataclass(frozen=True)
+class LargestOfBatch(Rule):
+    """The k · batch largest entries of the batch, where they are positive."""
+
+    k: int
+    whole_batch = True
+
+    @override
+    def screened(self, x: Tensor, W: Tensor, b: Tensor) -> Tensor | None:
+        return screening.largest_of_all(x, W, b, self.k * len(x))
+
+    @override
+    def candidates(self, pre: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        return select.at_least_kth_of_all(pre, mask, self.k * len(pre))
+
+    @override
+    def active(self, values: Tensor, rows: Tensor, rows_total: int) -> Bool[Tensor, " candidates"]:
+        together = np.zeros(len(values), np.int64)
+        kept = torch.from_numpy(select.largest(values.numpy(), together, 1, self.k * rows_total))
+        return kept & (values > 0)
+
+
+@torch.no_grad()
+def screened_places(x: Tensor, W_enc: Tensor, b_enc: Tensor, rule: Rule) -> Tensor | None:
+    """Flat places of what may be active, ascending; None where screening does not pay."""
+    return rule.screened(x, W_enc, b_enc) if screening.is_worthwhile(x, W_enc) else None
+
+
+class Entries(NamedTuple):
+    """Some entries of the pre-activations, and the order that sorts them by latent."""
+
+    pre: Float[Tensor, " entries"]
+    rows: Int[Tensor, " entries"]
+    latents: Int[Tensor, " entries"]
+    order: Int[Tensor, " entries"]
+
+    def where(self, kept: Bool[Tensor, " entries"]) -> "Entries":
+        """Some of them."""
+        place = kept.cumsum(0) - 1
+        return Entries(self.pre[kept], self.rows[kept], self.latents[kept], place[self.order[kept[self.order]]])
+
+
+@torch.no_grad()
+def active_entries(x: Tensor, W_enc: Tensor, b_enc: Tensor, rule: Rule, places: Tensor | None) -> Entries:
+    """The active entries, in the order of rows, out of candidates at these places; None: not found yet."""
+    pre = None
+    if places is None:
+        places, pre = _scan(x, W_enc, b_enc, rule)
+    rows = places // len(W_enc)
+    latents = places - rows * len(W_enc)
+    order = stable_order(latents, len(W_enc))
+    if pre is None:
+        pre = Transposed.of(latents, rows, len(W_enc), order).dots(W_enc, [x], [len(W_enc)])
+        pre += b_enc.index_select(0, latents)
+    candidates = Entries(pre, rows, latents, order)
+    active = rule.active(pre, rows, len(x))
+    return candidates if active.all() else candidates.where(active)
+
+
+def _scan(x: Tensor, W_enc: Tensor, b_enc: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
+    """Flat places of the candidates, and their pre-activations, from products in float32."""
+    latents = len(W_enc)
+    size = len(x) if rule.whole_batch else min(len(x), max(_PIECE // latents, _PIECE_ROWS))
+    buffer, mask = lend(size, latents), lend(size, latents, dtype=np.bool_).numpy()
+    places, found = [], []
+    for first in range(0, len(x), size):
+        piece = x[first : first + size]
+        pre = buffer[: len(piece)]
+        with fast_float32():
+            torch.addmm(b_enc, piece, W_enc.T, out=pre)
+        here = torch.from_numpy(rule.candidates(pre.numpy(), mask[: len(piece)]))
+        found.append(pre.view(-1).index_select(0, here))
+        places.append(here + first * latents)
+    return torch.cat(places), torch.cat(found)
