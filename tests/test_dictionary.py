@@ -57,7 +57,7 @@ def dictionary(method: Method, rows: torch.Tensor) -> Dictionary:
 
 def permuted(dictionary: Dictionary, order: torch.Tensor) -> Dictionary:
     other = Dictionary(dictionary.d, dictionary.latents, dictionary.select, dictionary.parametrisation)
-    state = {k: v if k == "b_dec" else v[order] for k, v in dictionary.state_dict().items()}
+    state = {k: v if k in ("b_dec", "threshold") else v[order] for k, v in dictionary.state_dict().items()}
     other.load_state_dict(state)
     return other
 
