@@ -87,7 +87,7 @@ def gba(
         activation: "jumprelu" (magnitudes do not depend on the bias) or "relu".
     """
     spectrum = Spectrum(groups, htf, ltf, l0)
-    steering = {} if l0 is None else {"raise_below": 0.75, "over_step": 0.04, "dead_step": 0.04}
+    steering = {} if l0 is None else {"raise_below": 0.75, "over_step": 0.035, "dead_step": 0.035}
     return Method(
         name="gba" if l0 is None else f"gba-l0-{l0:g}",
         select=_activation(activation),
