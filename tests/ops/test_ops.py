@@ -1,5 +1,6 @@
 """The fast operations against the slow ones, and the laws that both obey."""
 
+from collections.abc import Iterator
 from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -12,9 +13,18 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from overtone import ops
-from overtone.ops import cpu, dense, reference
+from overtone.ops import cpu, dense, loops, reference
 
 B, D, M = 37, 12, 50
+
+
+@pytest.fixture(autouse=True, params=["compiled", "torch"])
+def loops_by(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every law with loops that are compiled and with torch's."""
+    if request.param == "compiled" and not loops.are_compiled():
+        pytest.skip("numba is not installed (extra `fast`)")
+    with patch.object(loops, "are_compiled", lambda: request.param == "compiled"):
+        yield
 
 
 class Kept:

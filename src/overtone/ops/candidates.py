@@ -2,15 +2,15 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool
 from torch import Tensor
 from typing_extensions import override
 
 from overtone.ops import screening, select
+from overtone.ops.entries import Entries
 from overtone.ops.memory import lend
 from overtone.ops.precision import fast_float32
 from overtone.ops.transposed import Transposed, stable_order
@@ -102,20 +102,6 @@ class LargestOfBatch(Rule):
 def screened_places(x: Tensor, W_enc: Tensor, b_enc: Tensor, rule: Rule) -> Tensor | None:
     """Flat places of what may be active, ascending; None where screening does not pay."""
     return rule.screened(x, W_enc, b_enc) if screening.is_worthwhile(x, W_enc) else None
-
-
-class Entries(NamedTuple):
-    """Some entries of the pre-activations, and the order that sorts them by latent."""
-
-    pre: Float[Tensor, " entries"]
-    rows: Int[Tensor, " entries"]
-    latents: Int[Tensor, " entries"]
-    order: Int[Tensor, " entries"]
-
-    def where(self, kept: Bool[Tensor, " entries"]) -> "Entries":
-        """Some of them."""
-        place = kept.cumsum(0) - 1
-        return Entries(self.pre[kept], self.rows[kept], self.latents[kept], place[self.order[kept[self.order]]])
 
 
 @torch.no_grad()

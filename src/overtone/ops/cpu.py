@@ -14,12 +14,14 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from overtone.ops import dense
-from overtone.ops.candidates import Above, Entries, Largest, LargestOfBatch, Rule, active_entries, screened_places
+from overtone.ops import dense, quantised
+from overtone.ops.candidates import Above, Largest, LargestOfBatch, Rule, active_entries, screened_places
 from overtone.ops.codes import Encoded, SparseCodes
+from overtone.ops.entries import Entries, Tally
+from overtone.ops.loops import weighted_sums
 from overtone.ops.memory import lend
 from overtone.ops.precision import fast_float32
-from overtone.ops.transposed import Transposed, is_dense, stable_order, weighted_sums
+from overtone.ops.transposed import Transposed, is_dense, stable_order
 
 # Numbers of a decoded piece, summed over its groups while in cache.
 _DECODED = 2**20
@@ -36,6 +38,10 @@ def encode_threshold(
 ) -> Encoded:
     """See `overtone.ops.encode_threshold`."""
     rule, shifted = Above(threshold), _shifted(x, centre)
+    if quantised.is_worthwhile(shifted, W_enc):
+        entries = quantised.above(shifted, W_enc, b_enc, threshold)
+        if entries is not None:
+            return _encode(x, W_enc, b_enc, centre, jump, shifted, entries)
     places = screened_places(shifted, W_enc, b_enc, rule)
     if places is None and dense.probe(shifted, W_enc, b_enc, threshold):
         return dense.encode_above(x, W_enc, b_enc, centre, jump, threshold)
@@ -92,19 +98,24 @@ def decode_groups(
 
 @torch.no_grad()
 def _shifted(x: Tensor, centre: Tensor | None) -> Tensor:
-    return x if centre is None else x - centre
+    return x if centre is None else torch.sub(x, centre, out=lend(*x.shape))
 
 
 def _encode(
     x: Tensor, W_enc: Tensor, b_enc: Tensor, centre: Tensor | None, jump: bool, shifted: Tensor, entries: Entries
 ) -> Encoded:
     batch, latents_total = len(x), len(W_enc)
-    offsets = torch.searchsorted(entries.rows, torch.arange(batch + 1))
-    fired = torch.bincount(entries.latents, minlength=latents_total)
-    peak = torch.zeros(latents_total).scatter_reduce_(0, entries.latents, entries.pre, "amax").clamp_(min=0)
+    offsets, fired, peak = entries.tally or _tally(entries, batch, latents_total)
     values = _Values.apply(x, W_enc, b_enc, centre, jump, shifted, entries, offsets)
     codes = SparseCodes(values, entries.latents, offsets, latents_total, entries.order)  # pyright: ignore[reportArgumentType]
     return Encoded(codes, fired, peak)
+
+
+def _tally(entries: Entries, batch: int, latents_total: int) -> Tally:
+    offsets = torch.searchsorted(entries.rows, torch.arange(batch + 1))
+    fired = torch.bincount(entries.latents, minlength=latents_total)
+    peak = torch.zeros(latents_total).scatter_reduce_(0, entries.latents, entries.pre, "amax").clamp_(min=0)
+    return Tally(offsets, fired, peak)
 
 
 class _Values(Function):

@@ -5,6 +5,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from overtone.ops.memory import buffer_for
+
 
 class HalfSquareError(Function):
     """½ ‖x̂ − x‖², averaged over rows; see `overtone.ops.half_square_error`."""
@@ -12,7 +14,7 @@ class HalfSquareError(Function):
     @staticmethod
     def forward(ctx, x_hat: Tensor, x: Tensor) -> Tensor:
         """The mean; keeps the residual."""
-        residual = x_hat - x
+        residual = torch.sub(x_hat, x, out=buffer_for(x_hat))
         ctx.save_for_backward(residual)
         ctx.shape = x.shape
         rows = residual.numel() // residual.shape[-1]
@@ -23,6 +25,7 @@ class HalfSquareError(Function):
     def backward(ctx, *grads: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         """The residual, scaled."""
         (residual,) = ctx.saved_tensors
-        grad = residual * (grads[0] * residual.shape[-1] / residual.numel())
+        share = grads[0] * residual.shape[-1] / residual.numel()
+        grad = torch.mul(residual, share, out=buffer_for(residual))
         grad_x = -grad.sum_to_size(ctx.shape) if ctx.needs_input_grad[1] else None
         return grad, grad_x

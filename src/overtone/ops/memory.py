@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Two weight gradients, a piece of pre-activations with its mask, a decoded batch and its gradient: what one step lends,
-# and room for a second dictionary trained beside. The oldest block is given up for a new one.
-BLOCKS_KEPT = 12
+# Two weight gradients, rounded weights, a piece of pre-activations, a shifted and a decoded batch, its error and gradient:
+# what one step lends, and room for a second dictionary trained beside. The oldest block is given up for a new one.
+BLOCKS_KEPT = 16
 # Below this, malloc keeps freed memory by itself.
 SMALLEST_BYTES = 2**20
 _CACHE_LINE = 64
@@ -37,6 +37,13 @@ def lend(*shape: int, dtype: type[np.generic] = np.float32) -> Tensor:
         _kept.append((block, weakref.ref(view)))
         del _kept[:-BLOCKS_KEPT]
     return torch.from_numpy(view)
+
+
+def buffer_for(like: Tensor) -> Tensor:
+    """An uninitialised tensor like this one; lent where it is of the kind that is."""
+    if like.device.type == "cpu" and like.dtype == torch.float32:
+        return lend(*like.shape)
+    return torch.empty_like(like)
 
 
 def release() -> None:

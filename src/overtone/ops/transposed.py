@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import embedding_bag, pad
+from torch.nn.functional import pad
 
+from overtone.ops.loops import dots_into, weighted_sums_into
 from overtone.ops.memory import lend
 from overtone.ops.precision import fast_float32
 
@@ -102,7 +103,7 @@ class Transposed(NamedTuple):
                     torch.mm(self.matrix(block, values, len(table)), table, out=out[block.latents])
             else:
                 bounds = self.offsets[block.latents.start : block.latents.stop + 1] - here.start
-                out[block.latents] = weighted_sums(table, self.rows[here], bounds, values[here])
+                weighted_sums_into(out[block.latents], table, self.rows[here], bounds, values[here])
         return out
 
     def dots(
@@ -118,10 +119,8 @@ class Transposed(NamedTuple):
                 torch.index_select(products.view(-1), 0, self._places(block, len(table)), out=sorted_dots[here])
             else:
                 bounds = self.offsets[block.latents.start : block.latents.stop + 1] - here.start
-                # What embedding_bag calls the gradient of its weights; the kernel has no other name.
-                sorted_dots[here] = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-                    atoms, table, self.rows[here], bounds, self.latents[here], 0, -1
-                )
+                segments = self.latents[here] - block.latents.start
+                dots_into(sorted_dots[here], atoms[block.latents], table, self.rows[here], bounds, segments)
         return torch.empty_like(sorted_dots).scatter_(0, self.order, sorted_dots)
 
     def matrix(self, block: Block, values: Float[Tensor, " nnz"], batch: int) -> Float[Tensor, "width batch"]:
@@ -138,16 +137,6 @@ class Transposed(NamedTuple):
 def is_dense(entries: int, batch: int, width: int) -> bool:
     """Whether codes with so many entries are better treated as a matrix."""
     return entries > _DENSE * batch * width
-
-
-def weighted_sums(
-    table: Float[Tensor, "entries d"],
-    index: Int[Tensor, " nnz"],
-    offsets: Int[Tensor, " segments_and_1"],
-    values: Float[Tensor, " nnz"],
-) -> Float[Tensor, "segments d"]:
-    """Σ value · table[index] over every segment."""
-    return embedding_bag(index, table, offsets, mode="sum", per_sample_weights=values, include_last_offset=True)
 
 
 def stable_order(latents: Int[Tensor, " nnz"], latents_total: int) -> Int[Tensor, " nnz"]:
