@@ -37,7 +37,7 @@ $(BENCH_STAMP): pyproject.toml constraints.txt $(PEERS)
 	$(PYTHON) -m venv $(BENCH)
 	$(BENCH)/bin/pip install --quiet --upgrade pip
 	$(BENCH)/bin/pip install --quiet --constraint constraints.txt torch
-	$(BENCH)/bin/pip install --quiet --editable .
+	$(BENCH)/bin/pip install --quiet --editable '.[fast]'
 	$(BENCH)/bin/pip install --quiet --requirement $(PEERS) $$(grep '^torch==' constraints.txt)
 	touch $(BENCH_STAMP)
 
