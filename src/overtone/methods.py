@@ -60,7 +60,15 @@ def gba_paper(
     interval: int = 50,
     activation: Literal["jumprelu", "relu"] = "jumprelu",
 ) -> Method:
-    """Group Bias Adaptation as published: one reconstruction loss, biases from 0, T = 50 (arXiv 2506.14002)."""
+    """Group Bias Adaptation as published: one reconstruction loss, biases from 0, T = 50 (arXiv 2506.14002).
+
+    Args:
+        l0: mean number of active latents if each fires at its target; they stay below. None: HTF 0.5 → LTF 1e-3.
+        groups: K.
+        htf, ltf: highest and lowest target frequency; htf excludes l0.
+        interval: T, steps between bias adaptations.
+        activation: "jumprelu" (magnitudes do not depend on the bias) or "relu".
+    """
     return Method(
         name="gba-paper",
         select=_activation(activation),
@@ -70,7 +78,12 @@ def gba_paper(
 
 
 def ba(frequency: float = 0.05, *, interval: int = 10) -> Method:
-    """Bias Adaptation: one group, every latent steered to at most one `frequency`."""
+    """Bias Adaptation: one group, every latent steered to at most one `frequency` (arXiv 2506.14002).
+
+    Args:
+        frequency: the target p.
+        interval: T, steps between bias adaptations.
+    """
     spectrum = Spectrum(groups=1, htf=frequency)
     return Method(
         name="ba",
@@ -83,6 +96,8 @@ def ba(frequency: float = 0.05, *, interval: int = 10) -> Method:
 
 def modified_ba(frequency: float = 0.005, *, step: float = 10.0) -> Method:
     """Modified BA, the theory's algorithm: one fixed bias, smooth ReLU, latents decoupled (a → 0), spherical steps.
+
+    What arXiv 2506.14002 proves its recovery theorem for.
 
     Args:
         frequency: p, which fixes the bias of all latents at initialisation.
@@ -100,7 +115,11 @@ def modified_ba(frequency: float = 0.005, *, step: float = 10.0) -> Method:
 
 
 def topk(k: int = 32) -> Method:
-    """TopK (Gao et al., arXiv 2406.04093): the k largest pre-activations of every row; untied, unit-norm atoms."""
+    """TopK (Gao et al., arXiv 2406.04093): the k largest pre-activations of every row; untied, unit-norm atoms.
+
+    Args:
+        k: active latents per row.
+    """
     return Method(
         name=f"topk-{k}",
         select=TopK(k),
@@ -110,7 +129,11 @@ def topk(k: int = 32) -> Method:
 
 
 def batch_topk(k: int = 32) -> Method:
-    """BatchTopK (Bussmann et al., arXiv 2412.06410): the k · batch largest pre-activations of every batch; else as `topk`."""
+    """BatchTopK (Bussmann et al., arXiv 2412.06410): the k · batch largest pre-activations of every batch; else as `topk`.
+
+    Args:
+        k: mean number of active latents.
+    """
     return Method(
         name=f"batch-topk-{k}",
         select=BatchTopK(k),
@@ -131,7 +154,11 @@ def matryoshka(k: int = 32, *, prefixes: tuple[float, ...] = Matryoshka().prefix
 
 
 def l1(coefficient: float = 0.01) -> Method:
-    """ReLU with an L1 penalty weighted by the atoms' norms; untied."""
+    """ReLU with an L1 penalty weighted by the atoms' norms; untied.
+
+    Args:
+        coefficient: weight of the penalty.
+    """
     return Method(
         name=f"l1-{coefficient:g}",
         select=ReLU(),
