@@ -172,7 +172,6 @@ ROWS = ("--activations", "rows.npy")
         ((*ROWS, "--method", "topk", "topk(k=32)"), "topk-k=32-96-seed-0 is asked for twice"),
         ((*ROWS, "--seeds", 0), "seeds=0 must be at least 1"),
         ((*ROWS, "--at-once", 0), "at_once=0 must be at least 1"),
-        ((*ROWS, "--latents", 10**9), "dictionaries at once need"),
         ((*ROWS, "--downstream"), "--downstream needs a model"),
         ((*ROWS, "--parts", OWN), "--parts is for --resume"),
         ((*ROWS, "--model", "minilm"), "drop --model"),
@@ -185,6 +184,17 @@ def test_errors_leave_nothing_behind(words: tuple, message: str, call, activatio
     status, _, err = call("compare", *words)
     assert status == 2 and err.startswith("overtone: error: ") and err.count("\n") == 1 and message in err, err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_machine_too_small_for_all_at_once(call, activations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A tied dictionary keeps 4 numbers a weight: 4 × 4 × 24 × 12 bytes; an untied one twice that."""
+    with monkeypatch.context() as patch:
+        patch.setattr("os.sysconf", lambda name: {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": 4 * 9216}[name])
+        status, _, err = call(
+            "compare", "--activations", activations, "--method", "topk", "--l0", 3, 5, 7, 9, 11, *SHORT
+        )
+    assert status == 2 and "5 dictionaries at once need" in err and "train in groups with --at-once 2" in err, err
+    assert sorted(tmp_path.iterdir()) == [activations]
 
 
 def test_what_the_model_loses(call, tmp_path: Path):

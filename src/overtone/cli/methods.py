@@ -37,18 +37,6 @@ def _listed(entries: list[Entry]) -> Table:
     table = Table(
         title='Methods: --method NAME or --method "NAME(option=value)"', title_justify="left", show_lines=True
     )
-    for column in ("method", "what it is", "options and their defaults"):
-        table.add_column(column, overflow="fold")
-    for entry in entries:
-        options = ", ".join(_default(o.name, o.default) for o in entry.options.values())
-        table.add_row(entry.name, escape(entry.summary), escape(options))
-    return table
-
-
-def _explained(entry: Entry) -> Table:
-    table = Table(
-        title='Methods: --method NAME or --method "NAME(option=value)"', title_justify="left", show_lines=True
-    )
     for column in ("method", "what it is", "arXiv", "options and their defaults"):
         table.add_column(column, overflow="fold", min_width=10 if column == "arXiv" else None)
     for entry in entries:
