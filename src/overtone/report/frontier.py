@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)))
 PANEL = (4.4, 3.8)  # inches
 GAP = 0.058  # between the middles of two labels, as a share of a panel's height
 SIZE = 9.0  # of a label, in points
+LETTER = 0.021  # width of a label's letter, as a share of a panel's width
 
 
 class Look(NamedTuple):
@@ -74,7 +76,7 @@ def frontier(found: Sequence[Point], paths: Sequence[Path], *, title: str) -> No
 def _panel(axes: Any, found: Sequence[Point], looks: dict[str, Look]) -> None:
     axes.set_xscale("log")
     for line, look in looks.items():
-        of_line = sorted((p for p in found if p.line == line), key=lambda p: p.mean("l0"))
+        of_line = _in_order(found, line)
         x, y = (np.array([p.mean(key) for p in of_line]) for key in ("l0", "explained_variance"))
         bars = {name: _bars(of_line, key) for name, key in (("xerr", "l0"), ("yerr", "explained_variance"))}
         axes.errorbar(
@@ -103,20 +105,43 @@ def _ticks(axes: Any, l0s: Sequence[float]) -> None:
 
 
 def _labels(axes: Any, found: Sequence[Point], looks: dict[str, Look]) -> None:
-    """Each line's name at the right edge, as near to the line's end as the others let it, and a thin line between."""
-    ends = {line: max((p for p in found if p.line == line), key=lambda p: p.mean("l0")) for line in looks
-            if any(p.line == line for p in found)}  # fmt: skip
-    low, high = axes.get_ylim()
-    wanted = {line: (p.mean("explained_variance") - low) / (high - low) for line, p in ends.items()}
-    order = sorted(wanted, key=lambda line: wanted[line])
-    for line, y in zip(order, spread_out([wanted[line] for line in order], GAP), strict=True):
-        look, end = looks[line], ends[line]
+    """Each line's name: beside its end where nothing is drawn there, else at the panel's edge with a dotted line to the end."""
+    to_axes = axes.transData + axes.transAxes.inverted()
+    ends: dict[str, np.ndarray] = {}
+    drawn = []  # points along all lines, as shares of the panel
+    for line in looks:
+        corners = to_axes.transform(
+            [[p.mean("l0"), p.mean("explained_variance")] for p in _in_order(found, line)] or np.empty((0, 2))
+        )
+        if len(corners):
+            ends[line] = corners[-1]
+            drawn += [a + t * (b - a) for a, b in pairwise(corners) for t in np.linspace(0, 1, 60)] + [corners[-1]]
+    beside = []
+    for line, end in ends.items():
+        width = LETTER * len(line)
+        box = (end[0] + 0.01, end[0] + 0.03 + width, end[1] - GAP / 2, end[1] + GAP / 2)
+        if end[0] < 0.8 and box[1] < 1 and not any(_inside(point, box) for point in drawn):
+            axes.annotate(
+                line, end, (7, 0), "axes fraction", "offset points", va="center", fontsize=SIZE, color=looks[line].ink
+            )
+            beside.append(line)
+            drawn += [np.array([x, y]) for x in np.linspace(*box[:2], 9) for y in np.linspace(*box[2:], 5)]
+    order = sorted(ends.keys() - beside, key=lambda line: ends[line][1])
+    for line, y in zip(order, spread_out([float(ends[line][1]) for line in order], GAP), strict=True):
         axes.annotate(
-            line, xy=(end.mean("l0"), end.mean("explained_variance")), xycoords="data",
-            xytext=(1.035, y), textcoords="axes fraction", va="center", fontsize=SIZE, color=look.ink,
-            arrowprops={"arrowstyle": "-", "color": look.colour, "alpha": 0.45, "linewidth": 0.7, "shrinkA": 1,
-                        "shrinkB": 4, "relpos": (0.0, 0.5)},
+            line, ends[line], (1.035, y), "axes fraction", "axes fraction", va="center", fontsize=SIZE, color=looks[line].ink,
+            arrowprops={"arrowstyle": "-", "color": looks[line].colour, "linewidth": 0.9, "linestyle": (0, (1, 1.6)),
+                        "shrinkA": 1, "shrinkB": 4, "relpos": (0.0, 0.5)},
         )  # fmt: skip
+
+
+def _in_order(found: Sequence[Point], line: str) -> list[Point]:
+    """The points of one line, from sparse to dense."""
+    return sorted((p for p in found if p.line == line), key=lambda p: p.mean("l0"))
+
+
+def _inside(point: np.ndarray, box: tuple[float, float, float, float]) -> bool:
+    return box[0] <= point[0] <= box[1] and box[2] <= point[1] <= box[3]
 
 
 def spread_out(wanted: Sequence[float], gap: float) -> list[float]:
