@@ -14,8 +14,6 @@ from overtone import (
     CheckpointError,
     Run,
     RunFolder,
-    ba,
-    batch_topk,
     execute,
     files,
     fit,
@@ -24,19 +22,15 @@ from overtone import (
     import_rows,
     l1,
     load,
-    matryoshka,
-    modified_ba,
     save,
     topk,
 )
 from overtone import checkpoint as checkpoints
 from overtone.config import from_json, to_json
 from overtone.runs import claim_folder
+from small_methods import SMALL
 
-METHODS = [
-    *(gba(groups=3), gba(groups=3, activation="relu"), gba(l0=3, groups=3), gba_paper(groups=3, interval=5)),
-    *(ba(), modified_ba(), topk(3), batch_topk(3), matryoshka(3, prefixes=(0.25, 1.0)), l1()),
-]
+METHODS = [*SMALL.values(), gba(groups=3, activation="relu"), gba(l0=3, groups=3), gba_paper(groups=3, interval=5)]
 
 
 @pytest.fixture(params=METHODS, ids=lambda m: f"{m.name}-{type(m.select).__name__}")

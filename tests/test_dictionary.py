@@ -14,25 +14,13 @@ from overtone import (
     ReLU,
     Run,
     TopK,
-    batch_topk,
     gba,
-    l1,
-    matryoshka,
-    modified_ba,
-    topk,
 )
 from overtone.losses import total
 from overtone.training import start
+from small_methods import SMALL
 
-METHODS = [
-    gba(groups=4),
-    gba(groups=4, activation="relu"),
-    modified_ba(),
-    topk(4),
-    batch_topk(4),
-    matryoshka(4, prefixes=(0.25, 1.0)),
-    l1(0.02),
-]
+METHODS = [*SMALL.values(), gba(groups=4, activation="relu")]
 
 
 def trained_a_little(method: Method, rows: torch.Tensor, latents: int = 20) -> Dictionary:

@@ -17,3 +17,7 @@ def module(name: str) -> ModuleType:
 
 def test_own_activations():
     assert module("own_activations").main() >= 0.95
+
+
+def test_own_method():
+    assert module("own_method").main(steps=100) >= 0.3

@@ -30,3 +30,14 @@ def test_harvesting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     store = BLOCKS[2].replace("20_000", "500").replace("steps=50", "steps=3").replace("latents=1024", "latents=64")
     exec(compile(store.replace("l0=64", "l0=8"), "README.md", "exec"), namespace)
     assert namespace["store"].sites == {"resid.3": 384, "mlp_out.3": 384} and namespace["record"].step == 3
+
+
+def test_the_page_on_methods_shows_the_example():
+    """The code of docs/methods.md is that of examples/own_method.py, which the tests run."""
+    root = Path(__file__).parents[1]
+    blocks = re.findall(r"```python\n(.*?)```", (root / "docs" / "methods.md").read_text(), flags=re.DOTALL)
+    (shown,) = (block for block in blocks if "class NearTop" in block)
+    assert shown in (root / "examples" / "own_method.py").read_text()
+    assert len(shown.splitlines()) <= 40
+    namespace: dict = {"ot": __import__("overtone")}
+    assert eval(blocks[0], namespace) == namespace["ot"].topk(32)

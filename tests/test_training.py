@@ -19,6 +19,7 @@ def test_records_say_what_happened(rows: torch.Tensor):
     assert records[-1].loss < records[0].loss
     assert records[-1].lr < records[0].lr == run.method.lr
     assert all(0 < r.l0 < 24 and 0 < r.alive <= 1 and r.rows_per_s > 0 for r in records)
+    assert all(0 < r.step_seconds <= r.seconds for r in records)
 
 
 def test_l0_of_a_record_is_that_of_the_codes(rows: torch.Tensor):

@@ -36,6 +36,14 @@ def to_json(value: Any) -> Any:
     )
 
 
+def classes_in(value: Any) -> set[type]:
+    """The dataclasses that a value is made of: what `from_json` needs to know to read it back."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = (getattr(value, f.name) for f in dataclasses.fields(value))
+        return {type(value)}.union(*map(classes_in, fields))
+    return set().union(*map(classes_in, value)) if isinstance(value, (list, tuple)) else set()
+
+
 def from_json(data: Any, extra: Iterable[type] = ()) -> Any:
     """The value that `to_json` wrote. `extra`: classes of your own that it may contain."""
     table = {cls.__name__: cls for cls in (*PARTS, *extra)}
@@ -49,7 +57,7 @@ def from_json(data: Any, extra: Iterable[type] = ()) -> Any:
     if cls is None:
         raise ValueError(
             f"configuration names an unknown part {data['type']!r}; known: {', '.join(sorted(table))}. "
-            "Pass your own classes with parts=[…], or update overtone"
+            "Pass your own classes with parts=[…] (on the command line: --parts FILE.py), or update overtone"
         )
     known = {f.name for f in dataclasses.fields(cls)}
     values = {key: from_json(item, extra) for key, item in data.items() if key != "type"}

@@ -4,7 +4,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from overtone import checkpoint, config
 from overtone.data.stream import ArrayStream, Stream
 from overtone.dictionary import Dictionary
 from overtone.files import replace_text
-from overtone.method import Method, gba
+from overtone.method import Method
+from overtone.methods import gba
 from overtone.training import Record, Run, TrainState, start, steps, train
 from overtone.version import __version__
 
@@ -53,8 +54,8 @@ class RunFolder:
         return folder
 
     @classmethod
-    def open(cls, path: str | Path) -> "RunFolder":
-        """An existing run folder."""
+    def open(cls, path: str | Path, parts: Iterable[type] = ()) -> "RunFolder":
+        """An existing run folder. `parts`: classes of your own that its method is made of."""
         path = Path(path)
         if not path.is_dir():
             raise FileNotFoundError(f"no run folder at {path}; give the folder that a training run was started in")
@@ -65,7 +66,7 @@ class RunFolder:
             )
         description = checkpoint.read_json(path / CONFIG, "overtone-run")
         try:
-            run = config.from_json(description["run"], extra=(Run,))
+            run = config.from_json(description["run"], extra=(Run, *parts))
             if not isinstance(run, Run) or not isinstance(description["data"], dict):
                 raise TypeError("it holds no run and its data")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -79,7 +80,7 @@ class RunFolder:
 
     def dictionary(self) -> Dictionary:
         """The trained dictionary, or the newest checkpoint's."""
-        return checkpoint.load(self.path)
+        return checkpoint.load(self.path, parts=config.classes_in(self.run))
 
     def resume(self, stream: Stream) -> TrainState | None:
         """The newest checkpoint's state, with records after it dropped; None where nothing was checkpointed yet."""

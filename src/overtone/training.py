@@ -15,7 +15,8 @@ from overtone.data.stream import Batch, Stream
 from overtone.dictionary import Dictionary
 from overtone.firing import FiringStats
 from overtone.losses import total
-from overtone.method import Method, gba
+from overtone.method import Method
+from overtone.methods import gba
 from overtone.metrics.reconstruction import accumulate
 from overtone.rules import RuleState
 
@@ -83,6 +84,7 @@ class Record(NamedTuple):
         lr: learning rate.
         seconds: wall time since the run, or its resumption, began.
         rows_per_s: rows per second over the window.
+        step_seconds: time within the window's optimiser steps alone: without reading rows, or other runs trained beside.
     """
 
     step: int
@@ -94,6 +96,7 @@ class Record(NamedTuple):
     lr: float
     seconds: float
     rows_per_s: float
+    step_seconds: float
 
 
 @dataclass
@@ -185,13 +188,16 @@ def steps(
     """`train`, one step at a time: a record where there is one, else None. Several runs can so go in lockstep."""
     state = state or start(run, stream)
     began = last = time.perf_counter()
+    busy = 0.0
     while state.step < run.steps:
         batch = next(stream)
+        at = time.perf_counter()
         step_once(run, state, batch)
+        busy += time.perf_counter() - at
         record = None
         if state.step % run.log_every == 0 or state.step == run.steps:
             now = time.perf_counter()
-            record, last = _record(run, state, batch, now - began, now - last), now
+            record, last, busy = _record(run, state, batch, now - began, now - last, busy), now, 0.0
         # The record leaves before the checkpoint is written: a resumed run drops records after its checkpoint, so none is
         # lost whatever moment it is killed at.
         yield record
@@ -202,7 +208,9 @@ def steps(
 
 
 @torch.no_grad()
-def _record(run: Run, state: TrainState, batch: Batch, seconds: float, window_seconds: float) -> Record:
+def _record(
+    run: Run, state: TrainState, batch: Batch, seconds: float, window_seconds: float, step_seconds: float
+) -> Record:
     """Summarise the window and start a new one."""
     window = state.window
     _refuse_divergence(run, state)
@@ -218,6 +226,7 @@ def _record(run: Run, state: TrainState, batch: Batch, seconds: float, window_se
         lr=run.lr_at(state.step),
         seconds=seconds,
         rows_per_s=int(window.rows) / max(window_seconds, 1e-9),
+        step_seconds=step_seconds,
     )
     state.window, state.window_loss = firing.empty(run.latents), torch.zeros(())
     return record

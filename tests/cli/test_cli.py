@@ -23,7 +23,7 @@ def activations(rows: torch.Tensor, tmp_path: Path) -> Path:
     return tmp_path / "rows.npy"
 
 
-SHORT = ("--steps", 30, "--batch", 64, "--latents", 24, "--groups", 4, "--checkpoint-every", 10)
+SHORT = ("--steps", 30, "--batch", 64, "--latents", 24, "--method", "gba(groups=4)", "--checkpoint-every", 10)
 
 
 def test_train_evaluate_and_load(call, activations: Path, rows: torch.Tensor, tmp_path: Path):
@@ -78,18 +78,18 @@ def test_safetensors_with_a_named_tensor(call, rows: torch.Tensor, tmp_path: Pat
         (("train", "--model", "minilm"), "--site, --text missing"),
         (("train", "--activations", "no.npy"), "no file of activations at"),
         (("train", "--activations", "rows.npy", "--model", "minilm"), "drop --model"),
-        (("train", "--activations", "rows.npy", "--method", "topk", "--l0", "3"), "--l0 is not an option of method topk"),
-        (("train", "--activations", "rows.npy", "--method", "topk", "--k", "99"), "k=99 exceeds latents=96"),
-        (("train", "--activations", "rows.npy", "--groups", "200"), "groups=200 exceeds latents=96"),
-        (("train", "--activations", "rows.npy", "--htf", "0.01", "--ltf", "0.1"), "must be above ltf=0.1"),
-        (("train", "--activations", "rows.npy", "--htf", "0.5", "--l0", "3"), "drop one of them"),
+        (("train", "--activations", "rows.npy", "--method", "l1", "--l0", "3"), "l1 cannot be asked for an L0"),
+        (("train", "--activations", "rows.npy", "--method", "topk", "--l0", "99"), "k=99 exceeds latents=96"),
+        (("train", "--activations", "rows.npy", "--method", "gba(groups=200)"), "groups=200 exceeds latents=96"),
+        (("train", "--activations", "rows.npy", "--method", "gba(htf=0.01, ltf=0.1)"), "must be above ltf=0.1"),
+        (("train", "--activations", "rows.npy", "--method", "gba(htf=0.5)", "--l0", "3"), "drop one of them"),
         (("train", "--resume", "nowhere"), "no run folder at nowhere"),
         (("train", "--resume", "."), "has no config.json"),
         (("train", "--resume", ".", "--model", "minilm"), "keeps all its settings"),
         (("train", "--resume", ".", "--lr", "1"), "--lr 1.0 together with --resume"),
         (("train", "--activations", "rows.npy", "--latents", "0"), "latents=0 must be at least 1"),
         (("train", "--activations", "rows.npy", "--l0", "nan"), "l0=nan must be positive"),
-        (("train", "--activations", "rows.npy", "--method", "l1", "--coefficient", "nan"), "coefficient=nan must be finite"),
+        (("train", "--activations", "rows.npy", "--method", "l1(coefficient=-1e999)"), "coefficient=-inf must be finite"),
         (("recover", "imbalanced", "--rows", "0"), "rows=0 must be at least 1"),
         (("recover", "imbalanced", "--jobs", "-1"), "jobs=-1 must be at least 1"),
         (("recover", "imbalanced", "--n-features", "8", "--sparsities", "2"), "k=50 exceeds latents=48"),
@@ -165,7 +165,7 @@ def test_recover_in_worker_processes(tmp_path: Path):
     assert all(set(r["frr"]) == {"0.8", "0.9"} and r["seconds"] > 0 for r in result["results"])
 
 
-@pytest.mark.parametrize("verb", ["quickstart", "recover", "harvest", "train", "evaluate"])
+@pytest.mark.parametrize("verb", ["quickstart", "recover", "harvest", "train", "compare", "evaluate"])
 def test_help_explains_every_option(verb: str, tmp_path: Path):
     done = command(verb, "--help", cwd=tmp_path, COLUMNS="200")
     assert done.returncode == 0

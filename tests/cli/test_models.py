@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 READ = ("--site", "resid.1", "--text", "texts", "--context", 16)
-SHORT = ("--steps", 20, "--batch", 32, "--latents", 32, "--groups", 4)
+SHORT = ("--steps", 20, "--batch", 32, "--latents", 32, "--method", "gba(groups=4)")
 
 
 @pytest.mark.parametrize(("kind", "score"), [("bert", "recovered_mean"), ("llama", "ce_recovered_mean")])

@@ -17,7 +17,7 @@ import overtone
 from tiny_models import WORDS, D, tiny
 
 SITES = ("resid.1", "mlp_in.1", "mlp_out.1")
-SHORT = ("--steps", 24, "--batch", 32, "--latents", 32, "--groups", 4, "--checkpoint-every", 8)
+SHORT = ("--steps", 24, "--batch", 32, "--latents", 32, "--method", "gba(groups=4)", "--checkpoint-every", 8)
 
 
 @pytest.fixture
@@ -79,16 +79,16 @@ def test_a_transcoder_is_measured_on_its_target(call, folder: Path):
 def test_many_dictionaries_in_one_pass_are_those_trained_alone(call, folder: Path):
     harvest(call)
     # Two sites in flight take twice the memory of one; the order of rows depends on the window, and here all rows fit.
-    words = ("--store", "store", *SHORT, "--k", 4)
-    both = ("--site", "resid.1", "mlp_in.1", "--method", "gba", "topk", "--latents", 24, 32)
+    words = ("--store", "store", *SHORT)
+    both = ("--site", "resid.1", "mlp_in.1", "--method", "gba(groups=4)", "topk(k=4)", "--latents", 24, 32)
     status, out, err = call("train", *words, *both, "--out", "group", "--json", "g.json")
     assert status == 0, err
-    names = {f"{s}-{m}-{w}" for s in ("resid.1", "mlp_in.1") for m in ("gba", "topk") for w in (24, 32)}
+    names = {f"{s}-{m}-{w}" for s in ("resid.1", "mlp_in.1") for m in ("gba-groups=4", "topk-k=4") for w in (24, 32)}
     assert {p.name for p in (folder / "group").iterdir()} == names
-    assert len(json.loads((folder / "g.json").read_text())["runs"]) == 8 and "resid.1-gba-24" in out
-    assert call("train", "--store", "store", "--site", "mlp_in.1", "--method", "topk", *SHORT[:-4], "--checkpoint-every", 8,
-                "--latents", 24, "--k", 4, "--out", "alone")[0] == 0  # fmt: skip
-    alone, member = (overtone.load(folder / p).state_dict() for p in ("alone", "group/mlp_in.1-topk-24"))
+    assert len(json.loads((folder / "g.json").read_text())["runs"]) == 8 and "resid.1-gba-groups=4-24" in out
+    assert call("train", "--store", "store", "--site", "mlp_in.1", *SHORT, "--method", "topk(k=4)",
+                "--latents", 24, "--out", "alone")[0] == 0  # fmt: skip
+    alone, member = (overtone.load(folder / p).state_dict() for p in ("alone", "group/mlp_in.1-topk-k=4-24"))
     assert all(torch.equal(alone[k], member[k]) for k in alone)
 
 
@@ -101,13 +101,12 @@ def test_a_group_stopped_between_two_checkpoints_goes_on(
     assert call("store", "import", "rows.npy", "--out", "store")[0] == 0
     words = (
         *(("--store", "store") if source == "store" else ("--activations", "rows.npy")),
+        *SHORT,
         "--method",
-        "gba",
-        "topk",
-        "--k",
-        4,
+        "gba(groups=4)",
+        "topk(k=4)",
     )
-    assert call("train", *words, *SHORT, "--out", "whole")[0] == 0
+    assert call("train", *words, "--out", "whole")[0] == 0
     from overtone import checkpoint
 
     real, saves = checkpoint.save_state, 0
@@ -121,7 +120,7 @@ def test_a_group_stopped_between_two_checkpoints_goes_on(
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save_state", stop)
-        assert call("train", *words, *SHORT, "--out", "parts")[0] == 130
+        assert call("train", *words, "--out", "parts")[0] == 130
     steps = sorted(p.name for p in (folder / "parts").glob("*/checkpoints/0*"))
     assert steps == {1: [], 2: ["000000008"], 4: ["000000008", "000000016"]}[stop_at]
     status, _, err = call("train", "--resume", "parts")

@@ -12,8 +12,10 @@ def main() -> None:
     import tyro
 
     from overtone import __version__
+    from overtone.cli.compare import compare
     from overtone.cli.evaluate import evaluate
     from overtone.cli.harvest import harvest
+    from overtone.cli.methods import methods
     from overtone.cli.quickstart import quickstart
     from overtone.cli.recover import recover
     from overtone.cli.store import VERBS as STORE
@@ -28,7 +30,9 @@ def main() -> None:
         "recover": recover,
         "harvest": harvest,
         "store": store,
+        "methods": methods,
         "train": train,
+        "compare": compare,
         "evaluate": evaluate,
     }
     name, words, about = "overtone", sys.argv[1:], __import__("overtone").__doc__

@@ -1,12 +1,11 @@
 """What the verbs share: method options, progress, tables, JSON results."""
 
-import inspect
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -18,35 +17,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from overtone import method as methods
 from overtone.files import replace_text
-from overtone.method import Method
 from overtone.training import Record, Run
 
-MethodName = Literal["gba", "gba-paper", "ba", "modified-ba", "topk", "batch-topk", "matryoshka", "l1"]
-METHODS: dict[str, Callable[..., Method]] = {
-    "gba": methods.gba,
-    "gba-paper": methods.gba_paper,
-    "ba": methods.ba,
-    "modified-ba": methods.modified_ba,
-    "topk": methods.topk,
-    "batch-topk": methods.batch_topk,
-    "matryoshka": methods.matryoshka,
-    "l1": methods.l1,
-}
-
 console = Console()
-
-
-def make_methods(names: Sequence[str], options: dict[str, Any]) -> list[Method]:
-    """Named methods with the options that were given (None: not given); one that none of them has is an error."""
-    given = {key: value for key, value in options.items() if value is not None}
-    allowed = {name: [key for key in options if key in inspect.signature(METHODS[name]).parameters] for name in names}
-    foreign = sorted(set(given) - {key for keys in allowed.values() for key in keys})
-    if foreign:
-        known = "; ".join(f"{name} has {', '.join(f'--{key}' for key in keys)}" for name, keys in allowed.items())
-        raise ValueError(f"--{foreign[0]} is not an option of method {' or '.join(names)}; {known}")
-    return [METHODS[name](**{key: value for key, value in given.items() if key in allowed[name]}) for name in names]
 
 
 @contextmanager
@@ -56,6 +30,12 @@ def resumable(command: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(f"go on with: {command}") from stop
+
+
+def resume_command(verb: str, path: Path, places: Sequence[str] = ()) -> str:
+    """What goes on with a stopped run. `places`: where the user's own parts are defined."""
+    parts = f" --parts {' '.join(places)}" if places else ""
+    return f"overtone {verb} --resume {path}{parts}"
 
 
 @contextmanager
@@ -98,18 +78,18 @@ def token_progress(label: str) -> Iterator[Callable[[int, int | None], None]]:
 def write_json(path: Path | None, result: dict[str, Any]) -> None:
     """The machine-readable result, where it was asked for."""
     if path is not None:
-        result = _finite(result)
+        result = finite(result)
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_text(path, json.dumps(result, indent=2, allow_nan=False) + "\n")
         console.print(f"Results as JSON: {path}")
 
 
-def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity: null."""
+def finite(value: Any) -> Any:
+    """The result with null where a number is NaN or infinite: JSON has neither."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -1,6 +1,6 @@
 """`overtone evaluate`: the metrics of a trained dictionary on rows it has not seen."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +9,7 @@ import tyro
 from torch import Tensor
 
 from overtone import checkpoint
+from overtone.catalogue import parts_named
 from overtone.cli.common import console, write_json
 from overtone.cli.rows import EVALUATED, held_out_documents, model_of, open_store, source_of
 from overtone.data.source import FileSource, read_matrix
@@ -33,6 +34,7 @@ def evaluate(
     contexts: int = 64,
     rows: int = EVALUATED,
     seed: int = 0,
+    parts: tuple[str, ...] = (),
     json: Path | None = None,
 ) -> None:
     """Measure a trained dictionary on held-out data: explained variance, L0, alive share, and what the model loses.
@@ -48,23 +50,28 @@ def evaluate(
         contexts: how many pieces of held-out text for that.
         rows: how many rows to measure on, at most.
         seed: of the sample of rows, where there are more.
+        parts: your own Python files or modules that the method's parts are defined in.
         json: write the results to this file.
     """
     if rows < 1:
         raise ValueError(f"rows={rows} must be at least 1")
-    dictionary = checkpoint.load(run)
-    batches, where, d = _rows(run, activations, tensor, store, site, target, rows, seed)
+    own = parts_named(parts)
+    dictionary = checkpoint.load(run, parts=own)
+    folder = RunFolder.open(run, own) if (run / CONFIG).exists() else None
+    batches, where, d = _rows(run, folder, activations, tensor, store, site, target, rows, seed)
     if d != dictionary.d:
         raise ValueError(f"{where} have width {d}, the dictionary was trained on d={dictionary.d}")
     result: dict[str, Any] = reconstruction(dictionary, batches).summary()
     if downstream:
-        result |= _downstream(dictionary, RunFolder.open(run), contexts)
+        (found,) = downstream_scores(folder or RunFolder.open(run), {run.name: dictionary}, contexts).values()
+        result |= found
     console.print(metrics_table({run.name: result}, f"{result['rows']:,} rows: {where}"))
     write_json(json, {"run": str(run), "rows": where, "metrics": result})
 
 
 def _rows(
     run: Path,
+    folder: RunFolder | None,
     activations: Path | None,
     tensor: str | None,
     store: Path | None,
@@ -79,7 +86,6 @@ def _rows(
         if len(x) > rows:
             x = x[torch.randperm(len(x), generator=generator(seed, "sample of a file"))[:rows]]
         return x.split(1024), f"rows of {activations}", x.shape[1]
-    folder = RunFolder.open(run) if (run / CONFIG).exists() else None
     source = source_of(folder) if folder else None
     if store is None and folder is None:
         raise ValueError(f"{run} is no run folder, so its rows are not known; give --activations FILE or --store STORE")
@@ -98,8 +104,16 @@ def _rows(
     return batches, what, opened.sites[name]
 
 
-def _downstream(dictionary: Dictionary, folder: RunFolder, contexts: int) -> dict[str, float]:
-    """Loss recovered for causal models, embedding recovered for the others, on the run's held-out documents."""
+def downstream_scores(
+    folder: RunFolder, dictionaries: Mapping[str, Dictionary], contexts: int
+) -> dict[str, dict[str, float]]:
+    """Loss recovered for causal models, embedding recovered for the others, on held-out documents of the run's store.
+
+    Args:
+        folder: one of the runs; its rows are those of all.
+        dictionaries: what to put in place of the activations, by name. They share the model's own passes.
+        contexts: how many pieces of text.
+    """
     source = source_of(folder)
     if isinstance(source, FileSource):
         raise ValueError(
@@ -115,22 +129,22 @@ def _downstream(dictionary: Dictionary, folder: RunFolder, contexts: int) -> dic
     documents = held_out_documents(store, plan, contexts)
     mean = store.mean(source.site, TRAIN if store.rows(TRAIN) else HELD_OUT)
     options: dict[str, Any] = {"contexts": contexts, "context": plan.context}
+    swaps = {name: dictionary.reconstruct for name, dictionary in dictionaries.items()}
     if metrics.predicts_tokens(lm):
-        found = metrics.loss_recovered(
-            lm, source.site, documents, {"dictionary": dictionary.reconstruct}, mean, **options
-        )
-        score = found["dictionary"]
         return {
-            "ce_recovered_mean": score.recovered_mean,
-            "ce_recovered_zero": score.recovered_zero,
-            "ce": score.ce,
-            "ce_clean": score.ce_clean,
+            name: {
+                "ce_recovered_mean": score.recovered_mean,
+                "ce_recovered_zero": score.recovered_zero,
+                "ce": score.ce,
+                "ce_clean": score.ce_clean,
+            }
+            for name, score in metrics.loss_recovered(lm, source.site, documents, swaps, mean, **options).items()
         }
-    score = metrics.embedding_recovered(
-        lm, source.site, documents, {"dictionary": dictionary.reconstruct}, mean, **options
-    )["dictionary"]
     return {
-        "recovered_mean": score.recovered_mean,
-        "recovered_zero": score.recovered_zero,
-        "cosine": score.cos,
+        name: {
+            "recovered_mean": score.recovered_mean,
+            "recovered_zero": score.recovered_zero,
+            "cosine": score.cos,
+        }
+        for name, score in metrics.embedding_recovered(lm, source.site, documents, swaps, mean, **options).items()
     }

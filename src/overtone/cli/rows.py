@@ -69,7 +69,15 @@ class Rows(NamedTuple):
 def new_runs(
     path: Path, wanted: Wanted, members_of: Callable[[dict[str, int]], Sequence[Member]]
 ) -> tuple[list[RunFolder], list[Rows]]:
-    """Claim a folder, write the configurations, get the rows; `members_of` is told site → d.
+    """Claim a folder, write the configurations, get the rows; `members_of` is told site → d."""
+    folders, lm = new_folders(path, wanted, members_of)
+    return folders, rows_of(folders, lm)
+
+
+def new_folders(
+    path: Path, wanted: Wanted, members_of: Callable[[dict[str, int]], Sequence[Member]]
+) -> tuple[list[RunFolder], LanguageModel | None]:
+    """Claim a folder and write the configurations; also the model that the rows will be read from, if one.
 
     Everything that can be wrong is found before the folder is made: an error leaves nothing behind.
     """
@@ -85,21 +93,25 @@ def new_runs(
     else:
         widths = {"": wanted.read.split().train.shape[1]}
     members = members_of(widths)
+    names = [member.name for member in members]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice} is asked for twice; give every method, width and L0 once")
     claim_folder(path)
     folders = []
     for member in members:
-        data = {"source": to_json(wanted.source(member))}
+        data = {"source": to_json(wanted.source(member)), "order": members[0].run.seed}
         if isinstance(wanted.read, HarvestPlan):
             data["harvest"] = to_json(wanted.read)
         (path / member.name).mkdir(exist_ok=True)
         folders.append(RunFolder.create(path / member.name, member.run, data))
-    return folders, rows_of(folders, lm)
+    return folders, lm
 
 
-def existing_runs(path: Path) -> list[RunFolder]:
-    """The run in a folder, or the runs below it that share their rows."""
+def existing_runs(path: Path, parts: Iterable[type] = ()) -> list[RunFolder]:
+    """The run in a folder, or the runs below it that share their rows. `parts`: the user's own, as in `RunFolder.open`."""
     below = sorted(p.parent for p in path.glob("*/config.json")) if not (path / "config.json").exists() else []
-    return [RunFolder.open(folder) for folder in below or [path]]
+    return [RunFolder.open(folder, parts) for folder in below or [path]]
 
 
 def check_plan(lm: LanguageModel, plan: HarvestPlan) -> dict[str, int]:
@@ -158,11 +170,12 @@ def source_of(folder: RunFolder) -> Source:
 def rows_of(folders: Sequence[RunFolder], lm: LanguageModel | None = None) -> list[Rows]:
     """The rows of existing runs, read once for all of them; a harvest that was interrupted goes on."""
     run, source = folders[0].run, source_of(folders[0])
+    order = folders[0].data.get("order", run.seed)  # runs that share their rows may have weights of different seeds
     if isinstance(source, FileSource):
         split = source.split()
         kept_apart = split.held_out.split(1024)
         return [
-            Rows(ArrayStream(split.train, run.batch, seed=run.seed, source=source.path), lambda: kept_apart)
+            Rows(ArrayStream(split.train, run.batch, seed=order, source=source.path), lambda: kept_apart)
             for _ in folders
         ]
     sources = [s for s in map(source_of, folders) if not isinstance(s, FileSource)]
@@ -179,12 +192,10 @@ def rows_of(folders: Sequence[RunFolder], lm: LanguageModel | None = None) -> li
         harvest_with_held_out(place, kept, lm)
     store = open_store(folders[0])
     if isinstance(source, StoreSource):
-        rows = StoreStream(store, run.batch, sites=sites, seed=run.seed, memory_mib=source.memory_mib)
+        rows = StoreStream(store, run.batch, sites=sites, seed=order, memory_mib=source.memory_mib)
     else:
         assert plan is not None
-        rows = HarvestStream(
-            lm or load_model(plan.model), plan, run.batch, buffer_rows=source.buffer_rows, seed=run.seed
-        )
+        rows = HarvestStream(lm or load_model(plan.model), plan, run.batch, buffer_rows=source.buffer_rows, seed=order)
         _tell_mixing(rows)
     shared = SharedRows(rows)
 

@@ -1,10 +1,12 @@
 """`overtone train`: a dictionary of any model's activations, or of activations in a file."""
 
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from overtone.cli.common import MethodName, console, follow, make_methods, resumable, write_json
+from overtone.catalogue import parse, parts_named, places
+from overtone.cli.common import console, follow, resumable, resume_command, write_json
 from overtone.cli.rows import Member, Wanted, existing_runs, new_runs, rows_of
 from overtone.data.filling import HarvestPlan
 from overtone.data.source import FileSource
@@ -25,14 +27,8 @@ def train(
     target: str | None = None,
     memory_mib: int = 512,
     buffer_rows: int | None = None,
-    method: tuple[MethodName, ...] = ("gba",),
-    l0: float | None = None,
-    groups: int | None = None,
-    htf: float | None = None,
-    ltf: float | None = None,
-    frequency: float | None = None,
-    k: int | None = None,
-    coefficient: float | None = None,
+    method: tuple[str, ...] = ("gba",),
+    l0: tuple[float, ...] = (),
     latents: tuple[int, ...] = (),
     expansion: int = 8,
     tokens: int = 500_000,
@@ -47,6 +43,7 @@ def train(
     checkpoint_every: int = 500,
     out: Path | None = None,
     resume: Path | None = None,
+    parts: tuple[str, ...] = (),
     json: Path | None = None,
 ) -> None:
     """Train a dictionary on a language model's activations, on a store of them, or on activations that you have in a file.
@@ -66,14 +63,9 @@ def train(
         target: another site to reconstruct from the site's codes (a transcoder); of the same width, so far.
         memory_mib: memory for activations on their way from the store, in MiB.
         buffer_rows: keep no activations: read the model while training, through a shuffle buffer of so many rows.
-        method: gba steers how often every latent fires; the others are for comparison. Several for several dictionaries.
-        l0: (gba, gba-paper) wanted number of active latents per token; gba meets it, gba-paper stays below.
-        groups: (gba, gba-paper) number of frequency groups.
-        htf: (gba, gba-paper) highest target frequency.
-        ltf: (gba, gba-paper) lowest target frequency.
-        frequency: (ba, modified-ba) the one target frequency.
-        k: (topk, batch-topk, matryoshka) active latents per token.
-        coefficient: (l1) weight of the penalty.
+        method: what to train, as gba or "topk(k=32)"; `overtone methods` lists them with their options. A list of values, as in
+            "topk(k=[32, 64])", is one dictionary for each; so are several methods. Your own: FILE.py:NAME or MODULE:NAME.
+        l0: wanted number of active latents per token, by the method's own dial (l0 or k); several for several dictionaries.
         latents: dictionary width; several for several dictionaries.
         expansion: dictionary width as a multiple of d, where latents is not given.
         tokens: tokens of the text to train on, again and again (fewer if it is shorter).
@@ -88,42 +80,46 @@ def train(
         checkpoint_every: steps between checkpoints.
         out: run folder to create (default: runs/<date-time>).
         resume: run folder to go on with; all settings come from it.
+        parts: (with --resume) your own Python files or modules that the method's parts are defined in.
         json: write the results to this file.
     """
     given = locals()
     if resume is not None:
-        _refuse_with_resume(given)
-        path, folders = resume, existing_runs(resume)
+        refuse_with_resume(train, given)
+        path, folders = resume, existing_runs(resume, parts_named(parts))
         if all(folder.finished for folder in folders):
             console.print(f"{resume} is already finished")
-        with resumable(f"overtone train --resume {path}"):
+        again = resume_command("train", path, parts)
+        with resumable(again):
             rows = rows_of(folders)
     else:
-        _check_buffer(buffer_rows, model, batch, context)
-        wanted = _wanted(model, site, text, activations, tensor, store, target, tokens, context, text_field)
+        if parts:
+            raise ValueError("--parts is for --resume; a new run knows the parts of the methods that it is given")
+        check_buffer(buffer_rows, model, batch, context)
+        wanted = wanted_rows(model, site, text, activations, tensor, store, target, tokens, context, text_field)
         wanted = wanted._replace(memory_mib=memory_mib, buffer_rows=buffer_rows)
-        options = {"l0": l0, "groups": groups, "htf": htf, "ltf": ltf, "frequency": frequency, "k": k}
-        methods = make_methods(method, {**options, "coefficient": coefficient})
+        specs = [spec for text in method for spec in parse(text).at(l0).specs]
         schedule = {"lr": lr, "warmup": warmup, "decay": decay, "seed": seed, "checkpoint_every": checkpoint_every}
 
         def members_of(widths: dict[str, int]) -> list[Member]:
             members = []
             for name in wanted.sites:
-                _check_target(widths, name, target)
-                for label, chosen in zip(method, methods, strict=True):
+                check_target(widths, name, target)
+                for spec in specs:
                     for width in latents or (expansion * widths[name],):
-                        run = Run(chosen, width, steps, batch, **schedule)
+                        run = Run(spec.method(), width, steps, batch, **schedule)
                         members.append(
-                            Member(f"{name}-{label}-{width}".replace("/", "_").lstrip("-"), run, name, target)
+                            Member(f"{name}-{spec.slug}-{width}".replace("/", "_").lstrip("-"), run, name, target)
                         )
             return [members[0]._replace(name="")] if len(members) == 1 else members
 
         path = out or Path("runs") / timestamp()
-        with resumable(f"overtone train --resume {path}"):
+        again = resume_command("train", path, places(method))
+        with resumable(again):
             folders, rows = new_runs(path, wanted, members_of)
     labels = [folder.path.name if len(folders) > 1 else folder.run.method.name for folder in folders]
     records = execute_together([(folder, part.stream) for folder, part in zip(folders, rows, strict=True)])
-    with resumable(f"overtone train --resume {path}"):
+    with resumable(again):
         follow(records, [(f"Training {label}", folder.run) for label, folder in zip(labels, folders, strict=True)])
     results = [evaluate(f.dictionary(), part.held_out()).summary() for f, part in zip(folders, rows, strict=True)]
     console.print(metrics_table(dict(zip(labels, results, strict=True)), f"{results[0]['rows']:,} held-out rows"))
@@ -135,7 +131,8 @@ def train(
     write_json(json, {"runs": [{"run": str(f.path), "method": f.run.method.name, "metrics": m} for f, m in found]})
 
 
-def _check_buffer(buffer_rows: int | None, model: str | None, batch: int, context: int) -> None:
+def check_buffer(buffer_rows: int | None, model: str | None, batch: int, context: int) -> None:
+    """A shuffle buffer must be of use."""
     if buffer_rows is None:
         return
     if model is None:
@@ -147,27 +144,29 @@ def _check_buffer(buffer_rows: int | None, model: str | None, batch: int, contex
         )
 
 
-def _check_target(widths: dict[str, int], site: str, target: str | None) -> None:
+def check_target(widths: dict[str, int], site: str, target: str | None) -> None:
+    """A transcoder's target must be as wide as what it reads, so far."""
     if target is not None and widths[target] != widths[site]:
         raise ValueError(
             f"--target {target} has width {widths[target]}, --site {site} {widths[site]}; they must be equal"
         )
 
 
-def _refuse_with_resume(given: dict[str, Any]) -> None:
+def refuse_with_resume(verb: Callable[..., None], given: dict[str, Any]) -> None:
     """A resumed run keeps its settings; an option that says otherwise is an error and not ignored."""
-    for name, parameter in inspect.signature(train).parameters.items():
-        if name not in ("resume", "json") and given[name] != parameter.default:
+    for name, parameter in inspect.signature(verb).parameters.items():
+        if name not in ("resume", "parts", "json") and given[name] != parameter.default:
             raise ValueError(
                 f"--{name.replace('_', '-')} {given[name]} together with --resume: a resumed run keeps all its settings; drop "
                 "this option, or start a new run without --resume"
             )
 
 
-def _wanted(
+def wanted_rows(
     model: str | None, site: tuple[str, ...], text: tuple[str, ...], activations: str | None, tensor: str | None,
     store: str | None, target: str | None, tokens: int, context: int, text_field: str | None,
 ) -> Wanted:  # fmt: skip
+    """What the options of `train` say about the rows, or a ValueError that says which of them do not go together."""
     if activations is not None:
         if model or site or text or store or target:
             raise ValueError(

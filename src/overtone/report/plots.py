@@ -34,7 +34,7 @@ def spectrum(frequency: Sequence[float], target: Sequence[float], path: Path, *,
         path: file to write.
         title: what was measured on what.
     """
-    plt = _pyplot()
+    plt = pyplot()
     reached, wanted = np.asarray(frequency), np.asarray(target)
     groups = np.unique(wanted)
     floor = min(groups.min(), reached[reached > 0].min(initial=1.0)) / 2
@@ -73,7 +73,7 @@ def spectrum(frequency: Sequence[float], target: Sequence[float], path: Path, *,
 
 def curves(records: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, *, title: str) -> None:
     """Loss and L0 over training, one line per dictionary."""
-    plt = _pyplot()
+    plt = pyplot()
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(8.2, 3.4))
         for (name, rows), colour in zip(records.items(), (BLUE, ORANGE, GREEN, GREY), strict=False):
@@ -93,7 +93,8 @@ def curves(records: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, *, ti
         plt.close(figure)
 
 
-def _pyplot() -> Any:
+def pyplot() -> Any:
+    """matplotlib's pyplot without a window, or an ImportError that says how to get it."""
     try:
         import matplotlib
     except ImportError as error:

@@ -18,6 +18,7 @@ COLUMNS = {
     "ce_recovered_zero": ("… vs zero-ablation", "{:.3f}"),
     "over_target": ("latents above their target (training rows)", "{:.1%}"),
     "over_target_within_1.5": ("… of these, within 1.5 × of it", "{:.1%}"),
+    "rows_per_s": ("tokens/s", "{:,.0f}"),
     "train_seconds": ("training (s)", "{:.0f}"),
 }
 

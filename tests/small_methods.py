@@ -1,0 +1,17 @@
+"""Every named method, small enough for the dictionaries of the tests."""
+
+import inspect
+from typing import Any
+
+from overtone import Method
+from overtone.catalogue import Entry, named
+
+OPTIONS: dict[str, Any] = {"k": 3, "groups": 3, "prefixes": (0.25, 1.0)}
+
+
+def small(entry: Entry, **more: Any) -> Method:
+    options = {name: value for name, value in OPTIONS.items() if name in inspect.signature(entry.make).parameters}
+    return entry.make(**options | more)
+
+
+SMALL = {name: small(entry) for name, entry in named().items()}
