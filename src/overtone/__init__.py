@@ -16,7 +16,8 @@ from overtone.data.text import Document, iter_documents, load_documents, split_d
 from overtone.dictionary import Codes, Dictionary, Parametrisation
 from overtone.firing import FiringStats
 from overtone.losses import L1, Alignment, LossTerm, Matryoshka, RarestFirst, Reconstruction
-from overtone.method import Method, ba, batch_topk, gba, gba_paper, l1, matryoshka, modified_ba, topk
+from overtone.method import Method
+from overtone.methods import ba, batch_topk, gba, gba_paper, l1, matryoshka, modified_ba, topk
 from overtone.metrics.latents import latent_stats
 from overtone.metrics.reconstruction import evaluate
 from overtone.metrics.recovery import recovery

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from overtone.data.synthetic import SparseMixture, imbalanced
-from overtone.method import Method, ba, gba, gba_paper, l1, modified_ba, topk
+from overtone.method import Method
+from overtone.methods import ba, gba, gba_paper, l1, modified_ba, topk
 from overtone.rules import CentreAtMean
 from overtone.training import Run
 

@@ -18,7 +18,8 @@ from overtone import checkpoint, config
 from overtone.data.stream import ArrayStream, Stream
 from overtone.dictionary import Dictionary
 from overtone.files import replace_text
-from overtone.method import Method, gba
+from overtone.method import Method
+from overtone.methods import gba
 from overtone.training import Record, Run, TrainState, start, steps, train
 from overtone.version import __version__
 

@@ -15,7 +15,8 @@ from overtone.data.stream import Batch, Stream
 from overtone.dictionary import Dictionary
 from overtone.firing import FiringStats
 from overtone.losses import total
-from overtone.method import Method, gba
+from overtone.method import Method
+from overtone.methods import gba
 from overtone.metrics.reconstruction import accumulate
 from overtone.rules import RuleState
 

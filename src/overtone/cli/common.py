@@ -18,7 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from overtone import method as methods
+from overtone import methods
 from overtone.files import replace_text
 from overtone.method import Method
 from overtone.training import Record, Run

@@ -21,7 +21,7 @@ from overtone.data.source import StoreSource
 from overtone.data.store import HELD_OUT, TRAIN
 from overtone.data.text import Document
 from overtone.dictionary import Dictionary
-from overtone.method import topk
+from overtone.methods import topk
 from overtone.metrics.downstream import embedding_recovered
 from overtone.metrics.latents import LatentStats, latent_stats
 from overtone.metrics.reconstruction import ReconstructionStats
