@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,30 +13,53 @@ from safetensors.torch import load_file, save_file
 from overtone import (
     ArrayStream,
     CheckpointError,
+    CountIdle,
+    DeadResampling,
+    Method,
     Run,
     RunFolder,
+    anchored,
     ba,
     batch_topk,
     execute,
     files,
     fit,
+    gated,
     gba,
     gba_paper,
     import_rows,
+    jumprelu,
     l1,
     load,
     matryoshka,
     modified_ba,
+    ortsae,
+    p_anneal,
     save,
+    tanh_jumprelu,
     topk,
 )
 from overtone import checkpoint as checkpoints
 from overtone.config import from_json, to_json
 from overtone.runs import claim_folder
 
+
+def resampled(method: Method) -> Method:
+    """With rules for dead latents that act several times in 30 steps."""
+    return replace(
+        method,
+        name=f"{method.name}-resampled",
+        rules=(*method.rules, CountIdle(), DeadResampling(interval=5, after=64, until=25)),
+        parametrisation=replace(method.parametrisation, counts_idle=True),
+    )
+
+
 METHODS = [
     *(gba(groups=3), gba(groups=3, activation="relu"), gba(l0=3, groups=3), gba_paper(groups=3, interval=5)),
     *(ba(), modified_ba(), topk(3), batch_topk(3), matryoshka(3, prefixes=(0.25, 1.0)), l1()),
+    *(jumprelu(3), tanh_jumprelu(), gated(), p_anneal(), ortsae(3, chunk=5), topk(3, aux_after=64)),
+    anchored(topk(3), torch.eye(12)[:2]),
+    resampled(topk(3)),
 ]
 
 

@@ -1,6 +1,5 @@
 """Loss terms: frozen values that map codes to a scalar. A method's loss is their sum."""
 
-import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol, runtime_checkable
@@ -31,6 +30,21 @@ class Reconstruction:
     def __call__(self, dictionary: Dictionary, codes: Codes, target: Float[Tensor, "batch d"]) -> Float[Tensor, ""]:
         """Scalar loss."""
         return half_square_error(dictionary.decode_normalised(codes.entries), target)
+
+
+@dataclass(frozen=True)
+class NormalisedMSE:
+    """½ Σ ‖f(x) − x‖² / Σ ‖x − x̄‖² over the rows of the batch, x̄ their mean (½ − ½ EV, maths.md eq. 15).
+
+    On unit rows this is `Reconstruction` up to a factor that drifts with the batch; where rows are not normalised, it makes
+    coefficients of other terms comparable from site to site. Invariant to the scale of target and reconstruction.
+    """
+
+    def __call__(self, dictionary: Dictionary, codes: Codes, target: Float[Tensor, "batch d"]) -> Float[Tensor, ""]:
+        """Scalar loss."""
+        spread = (target - target.mean(0)).square().sum(1).mean()
+        error = half_square_error(dictionary.decode_normalised(codes.entries), target)
+        return error / spread.clamp(min=torch.finfo(spread.dtype).eps)
 
 
 @dataclass(frozen=True)
@@ -100,22 +114,6 @@ class Matryoshka:
         """Scalar loss."""
         parts = dictionary.decode_parts_normalised(codes.entries, self.sizes(dictionary.latents))
         return half_square_error(parts.cumsum(0) + dictionary.b_dec, target)
-
-
-@dataclass(frozen=True)
-class L1:
-    """coefficient · Σ_m |z_m| ‖a_m w_m‖, averaged over rows: the decoder norm makes the term blind to rescaling."""
-
-    coefficient: float
-
-    def __post_init__(self):
-        if not 0 <= self.coefficient < math.inf:
-            raise ValueError(f"coefficient={self.coefficient} must be finite and not negative")
-
-    def __call__(self, dictionary: Dictionary, codes: Codes, target: Float[Tensor, "batch d"]) -> Float[Tensor, ""]:
-        """Scalar loss."""
-        norms = dictionary.effective_atoms.norm(dim=1)
-        return self.coefficient * codes.entries.scaled(norms).values.abs().sum() / codes.entries.rows_total
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,21 @@ from overtone.files import replace_text
 from overtone.method import Method
 from overtone.training import Record, Run
 
-MethodName = Literal["gba", "gba-paper", "ba", "modified-ba", "topk", "batch-topk", "matryoshka", "l1"]
+MethodName = Literal[
+    "gba",
+    "gba-paper",
+    "ba",
+    "modified-ba",
+    "topk",
+    "batch-topk",
+    "matryoshka",
+    "l1",
+    "p-anneal",
+    "jumprelu",
+    "tanh-jumprelu",
+    "gated",
+    "ortsae",
+]
 METHODS: dict[str, Callable[..., Method]] = {
     "gba": methods.gba,
     "gba-paper": methods.gba_paper,
@@ -33,6 +47,11 @@ METHODS: dict[str, Callable[..., Method]] = {
     "batch-topk": methods.batch_topk,
     "matryoshka": methods.matryoshka,
     "l1": methods.l1,
+    "p-anneal": methods.p_anneal,
+    "jumprelu": methods.jumprelu,
+    "tanh-jumprelu": methods.tanh_jumprelu,
+    "gated": methods.gated,
+    "ortsae": methods.ortsae,
 }
 
 console = Console()
