@@ -16,6 +16,7 @@ from overtone.data.text import Document, iter_documents, load_documents, split_d
 from overtone.dictionary import Codes, Dictionary, Parametrisation
 from overtone.firing import FiringStats
 from overtone.gating import Gated, ThresholdJumpReLU
+from overtone.guidance import Anchoring, AuxK, Orthogonality
 from overtone.losses import Alignment, LossTerm, Matryoshka, NormalisedMSE, RarestFirst, Reconstruction
 from overtone.method import Method
 from overtone.methods import (
@@ -38,18 +39,7 @@ from overtone.methods import (
 from overtone.metrics.latents import latent_stats
 from overtone.metrics.reconstruction import evaluate
 from overtone.metrics.recovery import recovery
-from overtone.penalties import (
-    L0,
-    L1,
-    Anchoring,
-    AuxK,
-    GateL1,
-    GateReconstruction,
-    Lp,
-    Orthogonality,
-    PreActivation,
-    Tanh,
-)
+from overtone.penalties import L0, L1, GateL1, GateReconstruction, Lp, PreActivation, Tanh
 from overtone.revival import CountIdle, DeadResampling
 from overtone.rules import (
     BiasAdaptation,

@@ -6,20 +6,10 @@ from typing import Any
 
 from overtone.dictionary import Parametrisation
 from overtone.gating import Gated, ThresholdJumpReLU
+from overtone.guidance import Anchoring, AuxK, Orthogonality
 from overtone.losses import Alignment, Matryoshka, NormalisedMSE, RarestFirst, Reconstruction
 from overtone.method import Method
-from overtone.penalties import (
-    L0,
-    L1,
-    Anchoring,
-    AuxK,
-    GateL1,
-    GateReconstruction,
-    Lp,
-    Orthogonality,
-    PreActivation,
-    Tanh,
-)
+from overtone.penalties import L0, L1, GateL1, GateReconstruction, Lp, PreActivation, Tanh
 from overtone.revival import CountIdle, DeadResampling
 from overtone.rules import BiasAdaptation, CentreAtMean, FixedBias, TangentGradient, ThresholdEMA, UnitNorm
 from overtone.schedules import Ramp

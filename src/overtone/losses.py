@@ -1,5 +1,6 @@
-"""Loss terms: frozen values that map codes to a scalar. A method's loss is their sum."""
+"""Loss terms: frozen values that map codes to a scalar. A method's loss is their sum. Here are those that reconstruct."""
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol, runtime_checkable
@@ -34,17 +35,17 @@ class Reconstruction:
 
 @dataclass(frozen=True)
 class NormalisedMSE:
-    """½ Σ ‖f(x) − x‖² / Σ ‖x − x̄‖² over the rows of the batch, x̄ their mean (½ − ½ EV, maths.md eq. 15).
+    """½ Σ ‖f(x) − x‖² / Σ ‖x‖² over the rows of the batch: half the NMSE (maths.md eq. 16).
 
-    On unit rows this is `Reconstruction` up to a factor that drifts with the batch; where rows are not normalised, it makes
-    coefficients of other terms comparable from site to site. Invariant to the scale of target and reconstruction.
+    On unit rows this is `Reconstruction`; where targets are not of unit norm it makes the coefficients of other terms comparable
+    from site to site. Invariant to the common scale of target and reconstruction.
     """
 
     def __call__(self, dictionary: Dictionary, codes: Codes, target: Float[Tensor, "batch d"]) -> Float[Tensor, ""]:
         """Scalar loss."""
-        spread = (target - target.mean(0)).square().sum(1).mean()
+        power = target.square().sum(1).mean()
         error = half_square_error(dictionary.decode_normalised(codes.entries), target)
-        return error / spread.clamp(min=torch.finfo(spread.dtype).eps)
+        return error / power.clamp(min=torch.finfo(power.dtype).tiny)
 
 
 @dataclass(frozen=True)
@@ -134,3 +135,24 @@ def total(
 ) -> Float[Tensor, ""]:
     """Sum of the terms."""
     return torch.stack([term(dictionary, codes, target) for term in terms]).sum()
+
+
+def check_coefficient(coefficient: float) -> None:
+    """Refuse what cannot weigh a term.
+
+    Raises:
+        ValueError: negative, infinite or no number.
+    """
+    if not 0 <= coefficient < math.inf:
+        raise ValueError(f"coefficient={coefficient} must be finite and not negative")
+
+
+def rows_of(codes: Codes) -> Float[Tensor, "rows d"]:
+    """The rows that were encoded, for a term that looks at more of them than their codes.
+
+    Raises:
+        ValueError: these codes were not made for training.
+    """
+    if codes.x is None:
+        raise ValueError("these codes do not know their rows; a loss takes the codes of `Dictionary.encode_batch`")
+    return codes.x

@@ -8,20 +8,10 @@ from torch import Tensor
 
 from overtone.dictionary import Parametrisation
 from overtone.gating import Gated, ThresholdJumpReLU
+from overtone.guidance import Anchoring, AuxK, Orthogonality
 from overtone.losses import Alignment, Matryoshka, RarestFirst, Reconstruction
 from overtone.method import Method
-from overtone.penalties import (
-    L0,
-    L1,
-    Anchoring,
-    AuxK,
-    GateL1,
-    GateReconstruction,
-    Lp,
-    Orthogonality,
-    PreActivation,
-    Tanh,
-)
+from overtone.penalties import L0, L1, GateL1, GateReconstruction, Lp, PreActivation, Tanh
 from overtone.revival import CountIdle
 from overtone.rules import BiasAdaptation, CentreAtMean, FixedBias, TangentGradient, ThresholdEMA, UnitNorm
 from overtone.schedules import Ramp, warmed
@@ -117,8 +107,9 @@ def modified_ba(frequency: float = 0.005, *, step: float = 10.0) -> Method:
     )
 
 
-# What the methods of the field have in common: an encoder of its own, trained biases, no output scales.
+# What many methods of the field have in common: an encoder of its own, trained biases, no output scales; unit atoms under Adam.
 _UNTIED = Parametrisation(tied=False, scale=False, bias="trained")
+_UNIT = (TangentGradient(), UnitNorm())
 
 
 def topk(k: int = 32, *, aux_after: int | None = None) -> Method:
@@ -165,7 +156,7 @@ def l1(coefficient: float = 0.01) -> Method:
     )
 
 
-def p_anneal(coefficient: float = 0.01, *, p_end: float = 0.2, first: float = 0.3, warmup: float = 0.05) -> Method:
+def p_anneal(coefficient: float = 0.03, *, p_end: float = 0.2, first: float = 0.3, warmup: float = 0.05) -> Method:
     """ReLU with an Lp penalty whose p falls from 1 (Karvonen et al., arXiv 2408.00113).
 
     Args:
@@ -178,7 +169,7 @@ def p_anneal(coefficient: float = 0.01, *, p_end: float = 0.2, first: float = 0.
         name=f"p-anneal-{coefficient:g}",
         select=ReLU(),
         losses=(Reconstruction(), Ramp(warmed(Lp(coefficient), warmup), "p", 1.0, p_end, first)),
-        rules=(),
+        rules=_UNIT,
         parametrisation=_UNTIED,
     )
 
@@ -207,7 +198,7 @@ def jumprelu(
         name=f"jumprelu-{coefficient:g}" if l0 is None else f"jumprelu-l0-{l0:g}",
         select=ThresholdJumpReLU(start, bandwidth),
         losses=(Reconstruction(), warmed(L0(coefficient, l0), warmup)),
-        rules=(TangentGradient(), UnitNorm()),
+        rules=_UNIT,
         parametrisation=_UNTIED,
     )
 
@@ -252,7 +243,7 @@ def gated(coefficient: float = 0.1, *, warmup: float = 0.1) -> Method:
         select=Gated(),
         losses=(Reconstruction(), GateReconstruction(), warmed(GateL1(coefficient), warmup)),
         # Free norms would let the atoms shrink under the penalty while the magnitudes' scale makes up for it.
-        rules=(TangentGradient(), UnitNorm()),
+        rules=_UNIT,
         parametrisation=_UNTIED,
     )
 

@@ -54,6 +54,8 @@ class DeadResampling:
         for name in ("interval", "after", "until"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if not self.share > 0:
+            raise ValueError(f"share={self.share} of the living rows' norm must be positive")
 
     def begin(self, dictionary: Dictionary, sample: Float[Tensor, "rows d"]) -> RuleState:
         """None resampled yet."""
