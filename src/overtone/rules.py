@@ -50,10 +50,7 @@ class Resampling(Rule, Protocol):
 
 @dataclass(frozen=True)
 class TangentGradient:
-    """g_m ← g_m − (g_m·w_m) w_m/‖w_m‖² before every step: what `UnitNorm` would undo does not enter the optimiser's moments.
-
-    For unit atoms that are trained by Adam (maths.md eq. 8b; arXiv 2406.04093).
-    """
+    """Removes from the gradient what `UnitNorm` would undo, before Adam's moments see it (maths.md eq. 8b; arXiv 2406.04093)."""
 
     def begin(self, dictionary: Dictionary, sample: Float[Tensor, "rows d"]) -> RuleState:
         """No state."""
