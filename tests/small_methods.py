@@ -6,7 +6,14 @@ from typing import Any
 from overtone import Method
 from overtone.catalogue import Entry, named
 
-OPTIONS: dict[str, Any] = {"k": 3, "groups": 3, "prefixes": (0.25, 1.0)}
+OPTIONS: dict[str, Any] = {
+    "k": 3,
+    "groups": 3,
+    "prefixes": (0.25, 1.0),
+    "chunk": 5,
+    "start": 0.2,
+    "bandwidth": 0.1,
+}
 
 
 def small(entry: Entry, **more: Any) -> Method:

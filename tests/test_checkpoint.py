@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,14 +13,19 @@ from safetensors.torch import load_file, save_file
 from overtone import (
     ArrayStream,
     CheckpointError,
+    CountIdle,
+    DeadResampling,
+    Method,
     Run,
     RunFolder,
+    anchored,
     execute,
     files,
     fit,
     gba,
     gba_paper,
     import_rows,
+    jumprelu,
     l1,
     load,
     save,
@@ -30,7 +36,24 @@ from overtone.config import from_json, to_json
 from overtone.runs import claim_folder
 from small_methods import SMALL
 
-METHODS = [*SMALL.values(), gba(groups=3, activation="relu"), gba(l0=3, groups=3), gba_paper(groups=3, interval=5)]
+
+def resampled(method: Method) -> Method:
+    """With rules for dead latents that act several times in 30 steps."""
+    return replace(
+        method,
+        name=f"{method.name}-resampled",
+        rules=(*method.rules, CountIdle(), DeadResampling(interval=5, after=64, until=25)),
+        parametrisation=replace(method.parametrisation, counts_idle=True),
+    )
+
+
+METHODS = [
+    *SMALL.values(),
+    *(gba(groups=3, activation="relu"), gba(l0=3, groups=3), gba_paper(groups=3, interval=5), jumprelu(3)),
+    topk(3, aux_after=64),
+    anchored(topk(3), torch.eye(12)[:2]),
+    resampled(topk(3)),
+]
 
 
 @pytest.fixture(params=METHODS, ids=lambda m: f"{m.name}-{type(m.select).__name__}")

@@ -15,24 +15,67 @@ from overtone.data.synthetic import FreshStream, SparseMixture, imbalanced
 from overtone.data.text import Document, iter_documents, load_documents, split_documents
 from overtone.dictionary import Codes, Dictionary, Parametrisation
 from overtone.firing import FiringStats
-from overtone.losses import L1, Alignment, LossTerm, Matryoshka, RarestFirst, Reconstruction
+from overtone.gating import Gated, ThresholdJumpReLU
+from overtone.guidance import Anchoring, AuxK, Orthogonality
+from overtone.losses import Alignment, LossTerm, Matryoshka, NormalisedMSE, RarestFirst, Reconstruction
 from overtone.method import Method
-from overtone.methods import ba, batch_topk, gba, gba_paper, l1, matryoshka, modified_ba, topk
+from overtone.methods import (
+    anchored,
+    ba,
+    batch_topk,
+    gated,
+    gba,
+    gba_paper,
+    jumprelu,
+    l1,
+    matryoshka,
+    modified_ba,
+    ortsae,
+    p_anneal,
+    tanh_jumprelu,
+    topk,
+    with_aux_k,
+)
 from overtone.metrics.latents import latent_stats
 from overtone.metrics.reconstruction import evaluate
 from overtone.metrics.recovery import recovery
-from overtone.rules import BiasAdaptation, CentreAtMean, FixedBias, Rule, ThresholdEMA, UnitNorm, adapt_bias
+from overtone.penalties import L0, L1, GateL1, GateReconstruction, Lp, PreActivation, Tanh
+from overtone.revival import CountIdle, DeadResampling
+from overtone.rules import (
+    BiasAdaptation,
+    CentreAtMean,
+    FixedBias,
+    Rule,
+    TangentGradient,
+    ThresholdEMA,
+    UnitNorm,
+    adapt_bias,
+)
 from overtone.runs import RunFolder, execute, execute_together, fit
-from overtone.selection import BatchSelection, BatchTopK, JumpReLU, ReLU, Selection, SmoothReLU, TopK
+from overtone.schedules import Ramp, decayed, warmed
+from overtone.selection import (
+    BatchSelection,
+    BatchTopK,
+    JumpReLU,
+    ReLU,
+    Selection,
+    SmoothReLU,
+    TopK,
+    Weight,
+    WeightedSelection,
+)
 from overtone.spectrum import Spectrum
 from overtone.training import Record, Run, TrainState, start, train
 from overtone.version import __version__
 
 __all__ = [
+    "L0",
     "L1",
     "Activations",
     "Alignment",
+    "Anchoring",
     "ArrayStream",
+    "AuxK",
     "Batch",
     "BatchSelection",
     "BatchTopK",
@@ -40,19 +83,29 @@ __all__ = [
     "CentreAtMean",
     "CheckpointError",
     "Codes",
+    "CountIdle",
+    "DeadResampling",
     "Dictionary",
     "Document",
     "FiringStats",
     "FixedBias",
     "FreshStream",
+    "GateL1",
+    "GateReconstruction",
+    "Gated",
     "HarvestPlan",
     "HarvestStream",
     "JumpReLU",
     "LanguageModel",
     "LossTerm",
+    "Lp",
     "Matryoshka",
     "Method",
+    "NormalisedMSE",
+    "Orthogonality",
     "Parametrisation",
+    "PreActivation",
+    "Ramp",
     "RarestFirst",
     "ReLU",
     "Reconstruction",
@@ -69,19 +122,27 @@ __all__ = [
     "StoreError",
     "StoreStream",
     "Stream",
+    "TangentGradient",
+    "Tanh",
     "ThresholdEMA",
+    "ThresholdJumpReLU",
     "TopK",
     "TrainState",
     "UnitNorm",
+    "Weight",
+    "WeightedSelection",
     "__version__",
     "adapt_bias",
+    "anchored",
     "ba",
     "batch_topk",
+    "decayed",
     "evaluate",
     "execute",
     "execute_together",
     "export_rows",
     "fit",
+    "gated",
     "gba",
     "gba_paper",
     "harvest",
@@ -89,6 +150,7 @@ __all__ = [
     "imbalanced",
     "import_rows",
     "iter_documents",
+    "jumprelu",
     "l1",
     "latent_stats",
     "load",
@@ -97,10 +159,15 @@ __all__ = [
     "matryoshka",
     "merge_stores",
     "modified_ba",
+    "ortsae",
+    "p_anneal",
     "recovery",
     "save",
     "split_documents",
     "start",
+    "tanh_jumprelu",
     "topk",
     "train",
+    "warmed",
+    "with_aux_k",
 ]

@@ -83,10 +83,15 @@ def _arguments(doc: str) -> dict[str, str]:
     return {name: " ".join(text.split()) for names, text in found for name in names.split(", ")}
 
 
+def _makes_a_method(function: Callable[..., Any]) -> bool:
+    hints = get_type_hints(function)
+    return hints.pop("return", None) is Method and Method not in hints.values()
+
+
 def named() -> dict[str, Entry]:
-    """Every named method, in the order of `overtone.methods`."""
+    """Every named method, in the order of `overtone.methods`; what changes another method is none."""
     functions = {name: f for name, f in vars(methods).items() if inspect.isfunction(f) and not name.startswith("_")}
-    made = {name: f for name, f in functions.items() if get_type_hints(f).get("return") is Method}
+    made = {name: f for name, f in functions.items() if _makes_a_method(f)}
     return {name.replace("_", "-"): Entry(name.replace("_", "-"), f) for name, f in made.items()}
 
 

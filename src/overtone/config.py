@@ -5,17 +5,25 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from overtone.dictionary import Parametrisation
-from overtone.losses import L1, Alignment, Matryoshka, RarestFirst, Reconstruction
+from overtone.gating import Gated, ThresholdJumpReLU
+from overtone.guidance import Anchoring, AuxK, Orthogonality
+from overtone.losses import Alignment, Matryoshka, NormalisedMSE, RarestFirst, Reconstruction
 from overtone.method import Method
-from overtone.rules import BiasAdaptation, CentreAtMean, FixedBias, ThresholdEMA, UnitNorm
+from overtone.penalties import L0, L1, GateL1, GateReconstruction, Lp, PreActivation, Tanh
+from overtone.revival import CountIdle, DeadResampling
+from overtone.rules import BiasAdaptation, CentreAtMean, FixedBias, TangentGradient, ThresholdEMA, UnitNorm
+from overtone.schedules import Ramp
 from overtone.selection import BatchTopK, JumpReLU, ReLU, SmoothReLU, TopK
 from overtone.spectrum import Spectrum
 
 PARTS: tuple[type, ...] = (
     *(Method, Parametrisation, Spectrum),
     *(ReLU, JumpReLU, SmoothReLU, TopK, BatchTopK),
-    *(Reconstruction, RarestFirst, Matryoshka, L1, Alignment),
+    *(ThresholdJumpReLU, Gated),
+    *(Reconstruction, RarestFirst, Matryoshka, Alignment, NormalisedMSE),
+    *(L1, Lp, L0, Tanh, PreActivation, GateL1, GateReconstruction, AuxK, Orthogonality, Anchoring, Ramp),
     *(UnitNorm, BiasAdaptation, CentreAtMean, FixedBias, ThresholdEMA),
+    *(TangentGradient, CountIdle, DeadResampling),
 )
 
 

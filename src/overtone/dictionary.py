@@ -1,18 +1,18 @@
 """The dictionary: pre-activations, codes and reconstructions. Atoms are rows of `W_dec`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from overtone import firing, ops
 from overtone.firing import FiringStats
-from overtone.ops import AnyCodes, DenseCodes
+from overtone.ops import AnyCodes, DenseCodes, Encoded
 from overtone.seeds import generator
-from overtone.selection import BatchSelection, JumpReLU, Selection
+from overtone.selection import BatchSelection, JumpReLU, Selection, WeightedSelection
 
 
 class Codes(NamedTuple):
@@ -24,11 +24,16 @@ class Codes(NamedTuple):
         norm: the Euclidean norm each input row was divided by (1 where inputs are not normalised): `decode` multiplies
             by it, so that reconstructions come back in the units of the input.
         seen: how often each latent fired on these rows, and its peak.
+        gate: what `ops.Encoded.gate` says: differentiable gates, of selections that have them.
+        x: the rows in units of the normalised input, for losses that look at more of them than their codes; kept by
+            `Dictionary.encode_batch` alone.
     """
 
     entries: AnyCodes
     norm: Float[Tensor, "*batch 1"]
     seen: FiringStats
+    gate: AnyCodes | None = None
+    x: Float[Tensor, "rows d"] | None = None
 
     @property
     def z(self) -> Float[Tensor, "*batch latents"]:
@@ -54,6 +59,8 @@ class Parametrisation:
             parameter like any other.
         centre: "trained" – b_dec is a parameter; "fixed" – it stays where the rules put it at the start (0 if none does).
         input_norm: "row" – every input row is scaled to unit norm; "none" – inputs are taken as they are.
+        counts_idle: whether the dictionary keeps count, in `idle`, of the rows since each latent last fired (the rule
+            `CountIdle` does the counting): what losses and rules for dead latents go by.
     """
 
     tied: bool = True
@@ -61,6 +68,7 @@ class Parametrisation:
     bias: Literal["steered", "trained"] = "steered"
     centre: Literal["trained", "fixed"] = "trained"
     input_norm: Literal["row", "none"] = "row"
+    counts_idle: bool = False
 
     def __post_init__(self):
         choices = {
@@ -91,7 +99,7 @@ class Dictionary(nn.Module):
     W_enc: Float[Tensor, "latents d"]
     b_enc: Float[Tensor, " latents"]
     b_dec: Float[Tensor, " d"]
-    threshold: Float[Tensor, ""]
+    idle: Int[Tensor, " latents"]
 
     def __init__(
         self,
@@ -118,9 +126,16 @@ class Dictionary(nn.Module):
         self.b_enc = nn.Parameter(torch.zeros(latents), requires_grad=p.bias == "trained")
         self.b_dec = nn.Parameter(torch.zeros(d), requires_grad=p.centre == "trained")
         self.scale = nn.Parameter(torch.ones(latents)) if p.scale else None
-        if isinstance(self.select, BatchSelection):
-            # What rows alone are compared with; a rule learns it.
-            self.threshold = nn.Parameter(torch.zeros(()), requires_grad=False)
+        if p.counts_idle:
+            self.idle = nn.Parameter(torch.zeros(latents, dtype=torch.int64), requires_grad=False)
+        own = self.select.weights(latents, d) if isinstance(self.select, WeightedSelection) else {}
+        for name, weight in own.items():
+            if hasattr(self, name):
+                raise ValueError(
+                    f"{self.select} calls a weight {name!r}, which every dictionary has; give it another name"
+                )
+            setattr(self, name, nn.Parameter(weight.start, requires_grad=weight.trained))
+        self.own_weights = tuple(own)
 
     def __getattr__(self, name: str):
         # Tied dictionaries own one matrix; it answers to both names, so that no other code asks whether it is tied.
@@ -152,19 +167,17 @@ class Dictionary(nn.Module):
 
     def encode_normalised(self, x: Float[Tensor, "*batch d"], norm: Float[Tensor, "*batch 1"]) -> Codes:
         """Codes of rows that `normalise` has already scaled; each row is coded alone."""
-        rows, weights = x.reshape(-1, self.d), (self.W_enc, self.b_enc, self.b_dec)
-        if isinstance(self.select, BatchSelection):
-            encoded = self.select.encode(rows, *weights, threshold=float(self.threshold))
-        else:
-            encoded = self.select.encode(rows, *weights)
-        return Codes(encoded.codes, norm, firing.observe(encoded))
+        return self._codes(self.select.encode, x.reshape(-1, self.d), norm)
 
     def encode_batch(self, x: Float[Tensor, "batch d"], norm: Float[Tensor, "batch 1"]) -> Codes:
-        """`encode_normalised` for training: a selection that couples the rows of a batch does so here."""
-        if not isinstance(self.select, BatchSelection):
-            return self.encode_normalised(x, norm)
-        encoded = self.select.encode_batch(x, self.W_enc, self.b_enc, self.b_dec)
-        return Codes(encoded.codes, norm, firing.observe(encoded))
+        """`encode_normalised` for training: a selection that codes a batch otherwise than rows alone does so here."""
+        encode = self.select.encode_batch if isinstance(self.select, BatchSelection) else self.select.encode
+        return self._codes(encode, x, norm)._replace(x=x)
+
+    def _codes(self, encode: Callable[..., Encoded], x: Tensor, norm: Tensor) -> Codes:
+        own = {name: getattr(self, name) for name in self.own_weights}
+        encoded = encode(x, self.W_enc, self.b_enc, self.b_dec, **own)
+        return Codes(encoded.codes, norm, firing.observe(encoded), encoded.gate)
 
     def pre_activations(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch latents"]:
         """y = W_enc (x̃ − b_dec) + b_enc of rows in the units of the data: all of them, B·M numbers."""
@@ -200,6 +213,19 @@ class Dictionary(nn.Module):
     def reconstruct(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
         """`forward` without gradients."""
         return self(x)
+
+    def dead(self, after: int) -> Bool[Tensor, " latents"]:
+        """Latents that have not fired for `after` rows of training.
+
+        Raises:
+            ValueError: the dictionary does not count them.
+        """
+        if not self.parametrisation.counts_idle:
+            raise ValueError(
+                "this dictionary does not know its dead latents; train it with Parametrisation(counts_idle=True) and the rule "
+                "CountIdle()"
+            )
+        return self.idle >= after
 
     @property
     def effective_atoms(self) -> Float[Tensor, "latents d"]:

@@ -1,4 +1,4 @@
-"""Loss terms: frozen values that map codes to a scalar. A method's loss is their sum."""
+"""Loss terms: frozen values that map codes to a scalar. A method's loss is their sum. Here are those that reconstruct."""
 
 import math
 from dataclasses import dataclass
@@ -31,6 +31,21 @@ class Reconstruction:
     def __call__(self, dictionary: Dictionary, codes: Codes, target: Float[Tensor, "batch d"]) -> Float[Tensor, ""]:
         """Scalar loss."""
         return half_square_error(dictionary.decode_normalised(codes.entries), target)
+
+
+@dataclass(frozen=True)
+class NormalisedMSE:
+    """½ Σ ‖f(x) − x‖² / Σ ‖x‖² over the rows of the batch: half the NMSE (maths.md eq. 16).
+
+    On unit rows this is `Reconstruction`; where targets are not of unit norm it makes the coefficients of other terms comparable
+    from site to site. Invariant to the common scale of target and reconstruction.
+    """
+
+    def __call__(self, dictionary: Dictionary, codes: Codes, target: Float[Tensor, "batch d"]) -> Float[Tensor, ""]:
+        """Scalar loss."""
+        power = target.square().sum(1).mean()
+        error = half_square_error(dictionary.decode_normalised(codes.entries), target)
+        return error / power.clamp(min=torch.finfo(power.dtype).tiny)
 
 
 @dataclass(frozen=True)
@@ -103,22 +118,6 @@ class Matryoshka:
 
 
 @dataclass(frozen=True)
-class L1:
-    """coefficient · Σ_m |z_m| ‖a_m w_m‖, averaged over rows: the decoder norm makes the term blind to rescaling."""
-
-    coefficient: float
-
-    def __post_init__(self):
-        if not 0 <= self.coefficient < math.inf:
-            raise ValueError(f"coefficient={self.coefficient} must be finite and not negative")
-
-    def __call__(self, dictionary: Dictionary, codes: Codes, target: Float[Tensor, "batch d"]) -> Float[Tensor, ""]:
-        """Scalar loss."""
-        norms = dictionary.effective_atoms.norm(dim=1)
-        return self.coefficient * codes.entries.scaled(norms).values.abs().sum() / codes.entries.rows_total
-
-
-@dataclass(frozen=True)
 class Alignment:
     """−Σ_m φ(y_m) w_mᵀ(x − b_dec), averaged over rows: the reconstruction loss's first order in a_m (maths.md eq. 12).
 
@@ -136,3 +135,24 @@ def total(
 ) -> Float[Tensor, ""]:
     """Sum of the terms."""
     return torch.stack([term(dictionary, codes, target) for term in terms]).sum()
+
+
+def check_coefficient(coefficient: float) -> None:
+    """Refuse what cannot weigh a term.
+
+    Raises:
+        ValueError: negative, infinite or no number.
+    """
+    if not 0 <= coefficient < math.inf:
+        raise ValueError(f"coefficient={coefficient} must be finite and not negative")
+
+
+def rows_of(codes: Codes) -> Float[Tensor, "rows d"]:
+    """The rows that were encoded, for a term that looks at more of them than their codes.
+
+    Raises:
+        ValueError: these codes were not made for training.
+    """
+    if codes.x is None:
+        raise ValueError("these codes do not know their rows; a loss takes the codes of `Dictionary.encode_batch`")
+    return codes.x

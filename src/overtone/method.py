@@ -7,7 +7,7 @@ from typing import Literal
 from overtone.dictionary import Parametrisation
 from overtone.losses import LossTerm, Matryoshka, RarestFirst
 from overtone.rules import BiasAdaptation, Rule, UnitNorm
-from overtone.selection import BatchSelection, Selection
+from overtone.selection import Selection
 from overtone.spectrum import Spectrum
 
 
@@ -26,7 +26,7 @@ class Method:
     """
 
     name: str
-    select: Selection | BatchSelection
+    select: Selection
     losses: tuple[LossTerm, ...]
     rules: tuple[Rule, ...] = (UnitNorm(),)
     parametrisation: Parametrisation = field(default_factory=Parametrisation)

@@ -3,10 +3,18 @@
 from dataclasses import replace
 from typing import Literal
 
+from jaxtyping import Float
+from torch import Tensor
+
 from overtone.dictionary import Parametrisation
-from overtone.losses import L1, Alignment, Matryoshka, RarestFirst, Reconstruction
+from overtone.gating import Gated, ThresholdJumpReLU
+from overtone.guidance import Anchoring, AuxK, Orthogonality
+from overtone.losses import Alignment, Matryoshka, RarestFirst, Reconstruction
 from overtone.method import Method
-from overtone.rules import BiasAdaptation, CentreAtMean, FixedBias, ThresholdEMA, UnitNorm
+from overtone.penalties import L0, L1, GateL1, GateReconstruction, Lp, PreActivation, Tanh
+from overtone.revival import CountIdle
+from overtone.rules import BiasAdaptation, CentreAtMean, FixedBias, TangentGradient, ThresholdEMA, UnitNorm
+from overtone.schedules import Ramp, warmed
 from overtone.selection import BatchTopK, JumpReLU, ReLU, Selection, SmoothReLU, TopK
 from overtone.spectrum import Spectrum
 
@@ -114,18 +122,21 @@ def modified_ba(frequency: float = 0.005, *, step: float = 10.0) -> Method:
     )
 
 
-def topk(k: int = 32) -> Method:
+# What many methods of the field have in common: an encoder of its own, trained biases, no output scales; unit atoms under Adam.
+_UNTIED = Parametrisation(tied=False, scale=False, bias="trained")
+_UNIT = (TangentGradient(), UnitNorm())
+
+
+def topk(k: int = 32, *, aux_after: int | None = None) -> Method:
     """TopK (Gao et al., arXiv 2406.04093): the k largest pre-activations of every row; untied, unit-norm atoms.
 
     Args:
         k: active latents per row.
+        aux_after: rows without firing after which a latent is dead and learns from what the others leave (`AuxK`); the
+            authors have 10 million. None: dead latents stay so.
     """
-    return Method(
-        name=f"topk-{k}",
-        select=TopK(k),
-        losses=(Reconstruction(),),
-        parametrisation=Parametrisation(tied=False, scale=False, bias="trained"),
-    )
+    method = Method(name=f"topk-{k}", select=TopK(k), losses=(Reconstruction(),), parametrisation=_UNTIED)
+    return method if aux_after is None else with_aux_k(method, AuxK(after=aux_after))
 
 
 def batch_topk(k: int = 32) -> Method:
@@ -139,7 +150,7 @@ def batch_topk(k: int = 32) -> Method:
         select=BatchTopK(k),
         losses=(Reconstruction(),),
         rules=(UnitNorm(), ThresholdEMA()),
-        parametrisation=Parametrisation(tied=False, scale=False, bias="trained"),
+        parametrisation=_UNTIED,
     )
 
 
@@ -164,7 +175,128 @@ def l1(coefficient: float = 0.01) -> Method:
         select=ReLU(),
         losses=(Reconstruction(), L1(coefficient)),
         rules=(),
-        parametrisation=Parametrisation(tied=False, scale=False, bias="trained"),
+        parametrisation=_UNTIED,
+    )
+
+
+def p_anneal(coefficient: float = 0.03, *, p_end: float = 0.2, first: float = 0.3, warmup: float = 0.05) -> Method:
+    """ReLU with an Lp penalty whose p falls from 1 (Karvonen et al., arXiv 2408.00113).
+
+    Args:
+        coefficient: of the penalty, as for `l1`: annealing changes what a code is charged, not what all are.
+        p_end: last p.
+        first: share of the run after which p begins to fall.
+        warmup: share of the run over which the coefficient rises.
+    """
+    return Method(
+        name=f"p-anneal-{coefficient:g}",
+        select=ReLU(),
+        losses=(Reconstruction(), Ramp(warmed(Lp(coefficient), warmup), "p", 1.0, p_end, first)),
+        rules=_UNIT,
+        parametrisation=_UNTIED,
+    )
+
+
+def jumprelu(
+    l0: float | None = None,
+    *,
+    coefficient: float | None = None,
+    start: float = 0.05,
+    bandwidth: float = 0.02,
+    warmup: float = 0.1,
+) -> Method:
+    """JumpReLU with a trained threshold per latent and a penalty on L0 (Rajamanoharan et al., arXiv 2407.14435).
+
+    Args:
+        l0: mean number of active latents to steer to, by the penalty's squared distance from it; None: the plain penalty.
+        coefficient: λ; None: 1 with `l0`, 1e-3 without.
+        start: threshold before training. The authors' 0.001 (and bandwidth 0.001) starts half-active, which takes their
+            hundreds of thousands of steps to come down from.
+        bandwidth: ε.
+        warmup: share of the run over which the coefficient rises.
+    """
+    if coefficient is None:
+        coefficient = 1e-3 if l0 is None else 1.0
+    return Method(
+        name=f"jumprelu-{coefficient:g}" if l0 is None else f"jumprelu-l0-{l0:g}",
+        select=ThresholdJumpReLU(start, bandwidth),
+        losses=(Reconstruction(), warmed(L0(coefficient, l0), warmup)),
+        rules=_UNIT,
+        parametrisation=_UNTIED,
+    )
+
+
+def tanh_jumprelu(
+    coefficient: float = 2e-3,
+    *,
+    scale: float = 20.0,
+    pre_activation: float = 1e-6,
+    start: float = 0.05,
+    bandwidth: float = 0.05,
+) -> Method:
+    """JumpReLU with the tanh penalty, rising over the whole run, and the pre-activation loss of Anthropic's January 2025 update.
+
+    Args:
+        coefficient: λ_S at the end of the run.
+        scale: c.
+        pre_activation: λ_P; 0: without, which spares a dense product per step (`PreActivation`).
+        start: threshold before training.
+        bandwidth: ε.
+    """
+    sparsity = warmed(Tanh(coefficient, scale), 1.0)
+    pulled = (PreActivation(pre_activation),) if pre_activation else ()
+    return Method(
+        name=f"tanh-jumprelu-{coefficient:g}",
+        select=ThresholdJumpReLU(start, bandwidth),
+        losses=(Reconstruction(), sparsity, *pulled),
+        rules=(),
+        parametrisation=_UNTIED,
+    )
+
+
+def gated(coefficient: float = 0.1, *, warmup: float = 0.1) -> Method:
+    """Gated: one path decides which latents are active, another how much (Rajamanoharan et al., arXiv 2404.16014).
+
+    Args:
+        coefficient: of L1 on the gates. The authors' loss has no ½ before the squared errors: half of their λ does the same.
+        warmup: share of the run over which the coefficient rises.
+    """
+    return Method(
+        name=f"gated-{coefficient:g}",
+        select=Gated(),
+        losses=(Reconstruction(), GateReconstruction(), warmed(GateL1(coefficient), warmup)),
+        # Free norms would let the atoms shrink under the penalty while the magnitudes' scale makes up for it.
+        rules=_UNIT,
+        parametrisation=_UNTIED,
+    )
+
+
+def ortsae(k: int = 32, *, coefficient: float = 0.25, chunk: int = 2048) -> Method:
+    """OrtSAE (Korznikov et al., arXiv 2509.22033): BatchTopK whose atoms are kept from lying close to each other.
+
+    Args:
+        k: mean number of active latents.
+        coefficient: γ of `Orthogonality`. The authors' loss has no ½ before the squared error.
+        chunk: latents that are compared with each other in a step.
+    """
+    method = batch_topk(k)
+    return replace(method, name=f"ortsae-{k}", losses=(*method.losses, Orthogonality(coefficient, chunk)))
+
+
+def with_aux_k(method: Method, term: AuxK) -> Method:
+    """A method whose dead latents learn from what the others leave."""
+    return replace(
+        method,
+        losses=(*method.losses, term),
+        rules=(*method.rules, CountIdle()),
+        parametrisation=replace(method.parametrisation, counts_idle=True),
+    )
+
+
+def anchored(method: Method, directions: Float[Tensor, "n d"], *, coefficient: float = 0.1) -> Method:
+    """A method whose first n latents are tied to known directions, unit rows (`Anchoring`; arXiv 2512.05534)."""
+    return replace(
+        method, name=f"{method.name}-anchored", losses=(*method.losses, Anchoring.of(directions, coefficient))
     )
 
 

@@ -4,13 +4,12 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from overtone import firing
 from overtone.dictionary import Codes, Dictionary
 from overtone.firing import FiringStats
-from overtone.selection import BatchSelection
 from overtone.spectrum import Spectrum, group_sizes
 
 RuleState = dict[str, Tensor]
@@ -29,6 +28,45 @@ class Rule(Protocol):
     def after_step(self, dictionary: Dictionary, state: RuleState, codes: Codes, step: int) -> RuleState:
         """Act on the dictionary in place and return the new state. `codes` are those of this step's rows."""
         ...
+
+
+@runtime_checkable
+class GradientRule(Rule, Protocol):
+    """A rule that also changes gradients before the optimiser sees them."""
+
+    def before_step(self, dictionary: Dictionary) -> None:
+        """Change gradients in place."""
+        ...
+
+
+@runtime_checkable
+class Resampling(Rule, Protocol):
+    """A rule that starts latents anew: the optimiser's memory of them is cleared."""
+
+    def forgotten(self, state: RuleState) -> Bool[Tensor, " latents"]:
+        """Latents that started anew in the step this state is of."""
+        ...
+
+
+@dataclass(frozen=True)
+class TangentGradient:
+    """Removes from the gradient what `UnitNorm` would undo, before Adam's moments see it (maths.md eq. 8b; arXiv 2406.04093)."""
+
+    def begin(self, dictionary: Dictionary, sample: Float[Tensor, "rows d"]) -> RuleState:
+        """No state."""
+        return {}
+
+    @torch.no_grad()
+    def before_step(self, dictionary: Dictionary) -> None:
+        """Remove the part of the gradient that is parallel to its atom."""
+        gradient, atoms = dictionary.W_dec.grad, dictionary.W_dec
+        if gradient is not None:
+            square = atoms.square().sum(1, keepdim=True).clamp(min=torch.finfo(atoms.dtype).tiny)
+            gradient.sub_((gradient * atoms).sum(1, keepdim=True) / square * atoms)
+
+    def after_step(self, dictionary: Dictionary, state: RuleState, codes: Codes, step: int) -> RuleState:
+        """Nothing moves."""
+        return state
 
 
 @dataclass(frozen=True)
@@ -247,7 +285,7 @@ class ThresholdEMA:
 
     def begin(self, dictionary: Dictionary, sample: Float[Tensor, "rows d"]) -> RuleState:
         """No batch seen yet."""
-        if not isinstance(dictionary.select, BatchSelection):
+        if not hasattr(dictionary, "threshold"):
             raise ValueError(f"{dictionary.select} has no threshold to learn; ThresholdEMA belongs to BatchTopK")
         return {"batches": torch.zeros((), dtype=torch.int64)}
 
@@ -258,6 +296,6 @@ class ThresholdEMA:
         smallest = torch.where(values > 0, values, torch.inf).amin() if len(values) else values.new_tensor(torch.inf)
         if smallest.isfinite():
             rate = self.rate if state["batches"] > 0 else 1.0
-            dictionary.threshold.lerp_(smallest, rate)
+            dictionary.get_parameter("threshold").lerp_(smallest, rate)
             state = {"batches": state["batches"] + 1}
         return state

@@ -7,8 +7,9 @@ pre-activations, as a new one may be, hands it to `ops.encode_with`.
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import softplus
@@ -17,9 +18,21 @@ from overtone import ops
 from overtone.ops import Encoded
 
 
+class Weight(NamedTuple):
+    """A tensor that a selection owns besides the encoder's.
+
+    Attributes:
+        start: its value before training. Where its first axis is that of the latents, permuting latents permutes it.
+        trained: whether the optimiser moves it; otherwise an after-step rule may.
+    """
+
+    start: Tensor
+    trained: bool = True
+
+
 @runtime_checkable
 class Selection(Protocol):
-    """From rows and encoder weights to sparse codes."""
+    """From rows and encoder weights to sparse codes. `BatchSelection` and `WeightedSelection` say what one may do besides."""
 
     def encode(
         self,
@@ -27,14 +40,16 @@ class Selection(Protocol):
         W_enc: Float[Tensor, "latents d"],
         b_enc: Float[Tensor, " latents"],
         centre: Float[Tensor, " d"],
+        *args: Any,
+        **own: Any,
     ) -> Encoded:
-        """Codes of the rows; permuting latents permutes them."""
+        """Codes of the rows, each alone; permuting latents permutes them. `own`: the selection's own weights by name."""
         ...
 
 
 @runtime_checkable
-class BatchSelection(Protocol):
-    """A selection that couples the rows of a training batch, and knows a threshold for rows alone."""
+class BatchSelection(Selection, Protocol):
+    """A selection that codes a training batch otherwise than rows alone."""
 
     def encode_batch(
         self,
@@ -42,19 +57,19 @@ class BatchSelection(Protocol):
         W_enc: Float[Tensor, "latents d"],
         b_enc: Float[Tensor, " latents"],
         centre: Float[Tensor, " d"],
+        *args: Any,
+        **own: Any,
     ) -> Encoded:
         """Codes of the rows of a training batch; permuting latents permutes them."""
         ...
 
-    def encode(
-        self,
-        x: Float[Tensor, "batch d"],
-        W_enc: Float[Tensor, "latents d"],
-        b_enc: Float[Tensor, " latents"],
-        centre: Float[Tensor, " d"],
-        threshold: float = 0.0,
-    ) -> Encoded:
-        """Codes of rows alone."""
+
+@runtime_checkable
+class WeightedSelection(Selection, Protocol):
+    """A selection with weights of its own: the dictionary keeps them under their names and hands them to `encode`."""
+
+    def weights(self, latents: int, d: int) -> dict[str, Weight]:
+        """Its weights before training, by name, for a dictionary of so many latents and such rows."""
         ...
 
 
@@ -150,14 +165,20 @@ class BatchTopK:
         if self.k < 1:
             raise ValueError(f"k={self.k} must be at least 1")
 
+    def weights(self, latents: int, d: int) -> dict[str, Weight]:
+        """What rows alone are compared with; a rule learns it."""
+        return {"threshold": Weight(torch.zeros(()), trained=False)}
+
     def encode_batch(
         self,
         x: Float[Tensor, "batch d"],
         W_enc: Float[Tensor, "latents d"],
         b_enc: Float[Tensor, " latents"],
         centre: Float[Tensor, " d"],
+        *,
+        threshold: Float[Tensor, ""],
     ) -> Encoded:
-        """Codes of a training batch."""
+        """Codes of a training batch, which needs no threshold."""
         return ops.encode_batch_topk(x, W_enc, b_enc, self.k, centre=centre)
 
     def encode(
@@ -166,7 +187,8 @@ class BatchTopK:
         W_enc: Float[Tensor, "latents d"],
         b_enc: Float[Tensor, " latents"],
         centre: Float[Tensor, " d"],
-        threshold: float = 0.0,
+        *,
+        threshold: Float[Tensor, ""],
     ) -> Encoded:
         """Codes of rows alone."""
-        return ops.encode_threshold(x, W_enc, b_enc, centre=centre, threshold=threshold)
+        return ops.encode_threshold(x, W_enc, b_enc, centre=centre, threshold=float(threshold))

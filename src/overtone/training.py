@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from overtone import firing
@@ -18,7 +18,8 @@ from overtone.losses import total
 from overtone.method import Method
 from overtone.methods import gba
 from overtone.metrics.reconstruction import accumulate
-from overtone.rules import RuleState
+from overtone.rules import GradientRule, Resampling, RuleState
+from overtone.schedules import resolved
 
 SAMPLE_ROWS = 8192
 EVALUATED_ROWS = 512
@@ -144,17 +145,34 @@ def step_once(run: Run, state: TrainState, batch: Batch) -> None:
     autoencoder = batch.target is batch.x
     wanted = normalised if autoencoder else batch.target / norm.clamp(min=torch.finfo(norm.dtype).tiny)
     codes = dictionary.encode_batch(normalised, norm)
-    loss = total(run.method.losses, dictionary, codes, wanted)
+    terms = tuple(resolved(term, state.step + 1, run.steps) for term in run.method.losses)
+    loss = total(terms, dictionary, codes, wanted)
     state.optimiser.zero_grad()
     loss.backward()
     state.window_loss += loss.detach()
     state.step += 1
     for group in state.optimiser.param_groups:
         group["lr"] = run.lr_at(state.step)
+    for rule in run.method.rules:
+        if isinstance(rule, GradientRule):
+            rule.before_step(dictionary)
     state.optimiser.step()
     for i, rule in enumerate(run.method.rules):
         state.rules[i] = rule.after_step(dictionary, state.rules[i], codes, state.step)
+        if isinstance(rule, Resampling):
+            _forget(state.optimiser, rule.forgotten(state.rules[i]))
     state.window = firing.merge(state.window, codes.seen)
+
+
+def _forget(optimiser: torch.optim.Optimizer, latents: Bool[Tensor, " latents"]) -> None:
+    """Clear the optimiser's moments of some latents."""
+    if not latents.any():
+        return
+    for weight, memory in optimiser.state.items():
+        if weight.shape[:1] == latents.shape:
+            for moment in memory.values():
+                if moment.shape == weight.shape:
+                    moment[latents] = 0
 
 
 def train(

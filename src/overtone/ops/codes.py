@@ -67,9 +67,28 @@ class SparseCodes(NamedTuple):
         """Other values at the same places."""
         return self._replace(values=values)
 
+    def at(self, per_latent: Float[Tensor, " latents"]) -> Float[Tensor, " nnz"]:
+        """A number per latent where each of the values is."""
+        return per_latent.index_select(0, self.latents)
+
     def scaled(self, scale: Float[Tensor, " latents"]) -> "SparseCodes":
         """a_m z_m, differentiable in both."""
-        return self.with_values(self.values * scale.index_select(0, self.latents))
+        return self.with_values(self.values * self.at(scale))
+
+    def nonzero(self) -> "SparseCodes":
+        """These codes without the entries whose code is 0."""
+        kept = self.values != 0
+        if kept.all():
+            return self
+        offsets = torch.nn.functional.pad(kept.cumsum(0), (1, 0))[self.offsets]
+        return SparseCodes(self.values.masked_select(kept), self.latents[kept], offsets, self.latents_total)
+
+    def tally(self, pre: Float[Tensor, " nnz"]) -> tuple[Int[Tensor, " latents"], Float[Tensor, " latents"]]:
+        """How often each latent has a positive code, and the largest `pre` where it has one (0: nowhere)."""
+        active = self.values > 0
+        latents = self.latents[active]
+        peak = pre.new_zeros(self.latents_total).scatter_reduce_(0, latents, pre[active], "amax")
+        return torch.bincount(latents, minlength=self.latents_total), peak
 
     def permuted(self, order: Int[Tensor, " latents"]) -> "SparseCodes":
         """Codes of the dictionary whose latent j is this one's latent order[j]: dense()[:, order]."""
@@ -119,6 +138,21 @@ class DenseCodes(NamedTuple):
         """Other values at the same places."""
         return DenseCodes(values.view_as(self.z))
 
+    def at(self, per_latent: Float[Tensor, " latents"]) -> Float[Tensor, " batch_times_latents"]:
+        """A number per latent where each of the values is."""
+        return per_latent.expand_as(self.z).reshape(-1)
+
+    def nonzero(self) -> "DenseCodes":
+        """These codes, of which none is an entry."""
+        return self
+
+    def tally(
+        self, pre: Float[Tensor, " batch_times_latents"]
+    ) -> tuple[Int[Tensor, " latents"], Float[Tensor, " latents"]]:
+        """How often each latent has a positive code, and the largest `pre` where it has one (0: nowhere)."""
+        active = self.z > 0
+        return active.sum(0), torch.where(active, pre.view_as(self.z), 0).amax(0).clamp(min=0)
+
     def scaled(self, scale: Float[Tensor, " latents"]) -> "DenseCodes":
         """a_m z_m, differentiable in both."""
         return DenseCodes(self.z * scale)
@@ -138,11 +172,14 @@ class Encoded(NamedTuple):
         codes: the selected entries, as a list or, where they are many, as a matrix.
         fired: rows in which each latent is active and y > 0.
         peak: the largest y of the rows in which a latent fires, 0 for one that fires in none.
+        gate: how far the gate of each latent is open, with a gradient that codes do not give: what a sparsity penalty acts
+            on. 1{y > θ} for a threshold that is trained, max(π, 0) of a gate with pre-activations π of its own.
     """
 
     codes: AnyCodes
     fired: Int[Tensor, " latents"]
     peak: Float[Tensor, " latents"]
+    gate: AnyCodes | None = None
 
 
 def concatenate(parts: Sequence[SparseCodes]) -> SparseCodes:
