@@ -10,9 +10,10 @@ import torch
 
 import overtone as ot
 from overtone import literals
-from overtone.catalogue import Entry, named, parse, parts_named, places
+from overtone.catalogue import Entry, named, parse, places
 from overtone.config import from_json, to_json
 from overtone.runs import claim_folder
+from overtone.users_code import parts_named
 
 OWN = str(Path(__file__).parents[1] / "examples" / "own_method.py")
 
@@ -60,6 +61,8 @@ def test_lists_sweep():
     assert [sweep.line(s) for s in sweep.specs] == ["gba(groups=5)"] * 2 + ["gba(groups=10)"] * 2
     penalty = parse("l1(coefficient=[0.01, 0.1])")
     assert {penalty.line(s) for s in penalty.specs} == {"l1"}, "without a dial, the first sweep is the line"
+    undialled = parse("gba(l0=None, htf=[0.3, 0.5])").at([32])
+    assert {undialled.line(s) for s in undialled.specs} == {"gba(l0=None)"}, "nor with one that is set to nothing"
 
 
 def test_l0_turns_each_methods_own_dial():

@@ -4,21 +4,16 @@ A function of `overtone.methods` that returns a Method is a named method: there 
 """
 
 import ast
-import dataclasses
-import importlib
-import importlib.util
 import inspect
 import itertools
 import re
-import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
-from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple, get_type_hints
 
-from overtone import config, literals, methods
+from overtone import literals, methods
 from overtone.method import Method
+from overtone.users_code import load_module, parts_of
 
 DIALS = ("l0", "k")  # what a method calls the number of active latents, where it can be asked for one
 
@@ -146,8 +141,9 @@ class Sweep(NamedTuple):
 
     @property
     def axis(self) -> str | None:
-        """The option whose values make the points of one line of a frontier: the dial, or else the first swept one."""
-        return self.entry.dial or next(iter(self.swept), None)
+        """The option whose values make the points of a frontier's line: the dial if it is set, or else the first swept one."""
+        dial = self.entry.dial
+        return dial if dial in self.swept or self.fixed.get(dial or "") is not None else next(iter(self.swept), None)
 
     def line(self, spec: Spec) -> str:
         """What one of the specs is called together with those that differ from it in the axis alone."""
@@ -273,47 +269,7 @@ def find(name: str) -> Entry:
     return Entry(function, made, parts_of(module))
 
 
-def load_module(place: str) -> ModuleType:
-    """A user's module, by its name or its file, imported once."""
-    if not place.endswith(".py"):
-        if str(Path.cwd()) not in sys.path:
-            sys.path.insert(0, str(Path.cwd()))  # as `python -m` has it; the `overtone` command has not
-        return importlib.import_module(place)
-    path = Path(place).expanduser().resolve()
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {place}; give the Python file that your method is in, as {place}:NAME")
-    key = str(path)
-    if key not in sys.modules:
-        spec = importlib.util.spec_from_file_location(key, path)
-        assert spec is not None and spec.loader is not None
-        sys.modules[key] = importlib.util.module_from_spec(spec)  # dataclasses look their module up
-        try:
-            spec.loader.exec_module(sys.modules[key])
-        except BaseException:
-            del sys.modules[key]
-            raise
-    return sys.modules[key]
-
-
 def places(texts: Iterable[str]) -> list[str]:
     """The user's modules and files in methods as written."""
     names = (text.partition("(")[0].strip() for text in texts)
     return list(dict.fromkeys(name.rpartition(":")[0] for name in names if ":" in name))
-
-
-def parts_named(places: Iterable[str]) -> tuple[type, ...]:
-    """`parts_of` several modules or files of the user's, by name."""
-    return tuple(part for place in places for part in parts_of(load_module(place)))
-
-
-def parts_of(module: ModuleType) -> tuple[type, ...]:
-    """The dataclasses that a module defines: what a configuration may name once the user has named the module."""
-    own = [c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == module.__name__]
-    parts = tuple(c for c in own if dataclasses.is_dataclass(c))
-    taken = {part.__name__ for part in config.PARTS}
-    for part in parts:
-        if part.__name__ in taken:
-            raise ValueError(
-                f"{module.__name__} calls a class {part.__name__}, as overtone does one of its own; give yours another name"
-            )
-    return parts

@@ -1,4 +1,4 @@
-"""What the verbs share: method options, progress, tables, JSON results."""
+"""What the verbs share: progress, tables, JSON results."""
 
 import json
 import math

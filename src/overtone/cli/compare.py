@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from overtone.catalogue import Spec, parse, parts_named, places
+from overtone.catalogue import Spec, parse, places
 from overtone.cli.common import resumable, resume_command, write_json
 from overtone.cli.comparison import Comparison, Contestant
 from overtone.cli.rows import Wanted, model_of
@@ -12,6 +12,7 @@ from overtone.data.source import FileSource
 from overtone.data.store import Store
 from overtone.runs import timestamp
 from overtone.training import Run
+from overtone.users_code import parts_named
 
 
 def compare(

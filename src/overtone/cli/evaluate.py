@@ -9,7 +9,6 @@ import tyro
 from torch import Tensor
 
 from overtone import checkpoint
-from overtone.catalogue import parts_named
 from overtone.cli.common import console, write_json
 from overtone.cli.rows import EVALUATED, held_out_documents, model_of, open_store, source_of
 from overtone.data.source import FileSource, read_matrix
@@ -21,6 +20,7 @@ from overtone.metrics.reconstruction import evaluate as reconstruction
 from overtone.report.tables import metrics_table
 from overtone.runs import CONFIG, RunFolder
 from overtone.seeds import generator
+from overtone.users_code import parts_named
 
 
 def evaluate(

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from overtone.catalogue import parse, parts_named, places
+from overtone.catalogue import parse, places
 from overtone.cli.common import console, follow, resumable, resume_command, write_json
 from overtone.cli.rows import Member, Wanted, existing_runs, new_runs, rows_of
 from overtone.data.filling import HarvestPlan
@@ -15,6 +15,7 @@ from overtone.metrics.reconstruction import evaluate
 from overtone.report.tables import metrics_table
 from overtone.runs import execute_together, timestamp
 from overtone.training import Run
+from overtone.users_code import parts_named
 
 
 def train(

@@ -141,7 +141,7 @@ def _in_order(found: Sequence[Point], line: str) -> list[Point]:
 
 
 def _inside(point: np.ndarray, box: tuple[float, float, float, float]) -> bool:
-    return box[0] <= point[0] <= box[1] and box[2] <= point[1] <= box[3]
+    return bool(box[0] <= point[0] <= box[1] and box[2] <= point[1] <= box[3])
 
 
 def spread_out(wanted: Sequence[float], gap: float) -> list[float]:
