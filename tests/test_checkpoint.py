@@ -14,6 +14,7 @@ from overtone import (
     CheckpointError,
     Run,
     RunFolder,
+    abs_topk,
     ba,
     batch_topk,
     execute,
@@ -21,9 +22,11 @@ from overtone import (
     fit,
     gba,
     gba_paper,
+    group_max,
     import_rows,
     l1,
     load,
+    matching_pursuit,
     matryoshka,
     modified_ba,
     save,
@@ -36,6 +39,7 @@ from overtone.runs import claim_folder
 METHODS = [
     *(gba(groups=3), gba(groups=3, activation="relu"), gba(l0=3, groups=3), gba_paper(groups=3, interval=5)),
     *(ba(), modified_ba(), topk(3), batch_topk(3), matryoshka(3, prefixes=(0.25, 1.0)), l1()),
+    *(abs_topk(3), group_max(3), matching_pursuit(3), matching_pursuit(3, residual=0.4)),
 ]
 
 

@@ -16,19 +16,54 @@ from overtone.data.text import Document, iter_documents, load_documents, split_d
 from overtone.dictionary import Codes, Dictionary, Parametrisation
 from overtone.firing import FiringStats
 from overtone.losses import L1, Alignment, LossTerm, Matryoshka, RarestFirst, Reconstruction
-from overtone.method import Method, ba, batch_topk, gba, gba_paper, l1, matryoshka, modified_ba, topk
+from overtone.method import (
+    Method,
+    abs_topk,
+    ba,
+    batch_topk,
+    gba,
+    gba_paper,
+    group_max,
+    l1,
+    matching_pursuit,
+    matryoshka,
+    modified_ba,
+    topk,
+)
 from overtone.metrics.latents import latent_stats
 from overtone.metrics.reconstruction import evaluate
 from overtone.metrics.recovery import recovery
-from overtone.rules import BiasAdaptation, CentreAtMean, FixedBias, Rule, ThresholdEMA, UnitNorm, adapt_bias
+from overtone.rules import (
+    BiasAdaptation,
+    CentreAtMean,
+    FixedBias,
+    Rule,
+    ThresholdEMA,
+    UnitNorm,
+    WhitenedEncoder,
+    adapt_bias,
+)
 from overtone.runs import RunFolder, execute, execute_together, fit
-from overtone.selection import BatchSelection, BatchTopK, JumpReLU, ReLU, Selection, SmoothReLU, TopK
+from overtone.selection import (
+    AbsTopK,
+    BatchSelection,
+    BatchTopK,
+    GroupMax,
+    JumpReLU,
+    MatchingPursuit,
+    ReLU,
+    Selection,
+    SmoothReLU,
+    Threshold,
+    TopK,
+)
 from overtone.spectrum import Spectrum
 from overtone.training import Record, Run, TrainState, start, train
 from overtone.version import __version__
 
 __all__ = [
     "L1",
+    "AbsTopK",
     "Activations",
     "Alignment",
     "ArrayStream",
@@ -44,11 +79,13 @@ __all__ = [
     "FiringStats",
     "FixedBias",
     "FreshStream",
+    "GroupMax",
     "HarvestPlan",
     "HarvestStream",
     "JumpReLU",
     "LanguageModel",
     "LossTerm",
+    "MatchingPursuit",
     "Matryoshka",
     "Method",
     "Parametrisation",
@@ -68,11 +105,14 @@ __all__ = [
     "StoreError",
     "StoreStream",
     "Stream",
+    "Threshold",
     "ThresholdEMA",
     "TopK",
     "TrainState",
     "UnitNorm",
+    "WhitenedEncoder",
     "__version__",
+    "abs_topk",
     "adapt_bias",
     "ba",
     "batch_topk",
@@ -83,6 +123,7 @@ __all__ = [
     "fit",
     "gba",
     "gba_paper",
+    "group_max",
     "harvest",
     "harvest_store",
     "imbalanced",
@@ -93,6 +134,7 @@ __all__ = [
     "load",
     "load_documents",
     "load_model",
+    "matching_pursuit",
     "matryoshka",
     "merge_stores",
     "modified_ba",

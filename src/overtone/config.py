@@ -7,15 +7,26 @@ from typing import Any
 from overtone.dictionary import Parametrisation
 from overtone.losses import L1, Alignment, Matryoshka, RarestFirst, Reconstruction
 from overtone.method import Method
-from overtone.rules import BiasAdaptation, CentreAtMean, FixedBias, ThresholdEMA, UnitNorm
-from overtone.selection import BatchTopK, JumpReLU, ReLU, SmoothReLU, TopK
+from overtone.rules import BiasAdaptation, CentreAtMean, FixedBias, ThresholdEMA, UnitNorm, WhitenedEncoder
+from overtone.selection import (
+    AbsTopK,
+    BatchTopK,
+    GroupMax,
+    JumpReLU,
+    MatchingPursuit,
+    ReLU,
+    SmoothReLU,
+    Threshold,
+    TopK,
+)
 from overtone.spectrum import Spectrum
 
 PARTS: tuple[type, ...] = (
     *(Method, Parametrisation, Spectrum),
     *(ReLU, JumpReLU, SmoothReLU, TopK, BatchTopK),
+    *(AbsTopK, GroupMax, MatchingPursuit, Threshold),
     *(Reconstruction, RarestFirst, Matryoshka, L1, Alignment),
-    *(UnitNorm, BiasAdaptation, CentreAtMean, FixedBias, ThresholdEMA),
+    *(UnitNorm, BiasAdaptation, CentreAtMean, FixedBias, ThresholdEMA, WhitenedEncoder),
 )
 
 

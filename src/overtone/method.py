@@ -7,7 +7,18 @@ from typing import Literal
 from overtone.dictionary import Parametrisation
 from overtone.losses import L1, Alignment, LossTerm, Matryoshka, RarestFirst, Reconstruction
 from overtone.rules import BiasAdaptation, CentreAtMean, FixedBias, Rule, ThresholdEMA, UnitNorm
-from overtone.selection import BatchSelection, BatchTopK, JumpReLU, ReLU, Selection, SmoothReLU, TopK
+from overtone.selection import (
+    AbsTopK,
+    BatchSelection,
+    BatchTopK,
+    GroupMax,
+    JumpReLU,
+    MatchingPursuit,
+    ReLU,
+    Selection,
+    SmoothReLU,
+    TopK,
+)
 from overtone.spectrum import Spectrum
 
 
@@ -49,6 +60,13 @@ class Method:
         for term in self.losses:
             if isinstance(term, Matryoshka):
                 term.sizes(latents)
+        if isinstance(self.select, MatchingPursuit):
+            p = self.parametrisation
+            if not p.tied or p.scale or p.bias == "trained" or self.spectrum is not None:
+                raise ValueError(
+                    f"method {self.name!r} pursues with other atoms than it decodes with, or has a bias to train or steer; "
+                    "MatchingPursuit needs Parametrisation(tied=True, scale=False, bias='steered') and no BiasAdaptation"
+                )
         staged = {term.spectrum for term in self.losses if isinstance(term, RarestFirst)}
         if staged - {self.spectrum}:
             raise ValueError(
@@ -157,6 +175,31 @@ def topk(k: int = 32) -> Method:
         select=TopK(k),
         losses=(Reconstruction(),),
         parametrisation=Parametrisation(tied=False, scale=False, bias="trained"),
+    )
+
+
+def abs_topk(k: int = 32) -> Method:
+    """AbsTopK (Zhu et al., arXiv 2510.00404): the k pre-activations largest in size of every row, signed; else as `topk`."""
+    return replace(topk(k), name=f"abs-topk-{k}", select=AbsTopK(k))
+
+
+def group_max(k: int = 32) -> Method:
+    """GroupMax (as in eai-sparsify): the largest pre-activation of each of k groups of latents; else as `topk`."""
+    return replace(topk(k), name=f"group-max-{k}", select=GroupMax(k))
+
+
+def matching_pursuit(k: int = 32, *, residual: float | None = None) -> Method:
+    """Matching pursuit (Costa et al., arXiv 2506.03093): greedy steps on the residual; tied, unit-norm atoms, no encoder bias.
+
+    Args:
+        k: steps T of every row, and so the most active latents; one that is picked twice counts once.
+        residual: norm of the residual under which a row stops, in units of the normalised input; None: never.
+    """
+    return Method(
+        name=f"matching-pursuit-{k}",
+        select=MatchingPursuit(k, residual),
+        losses=(Reconstruction(),),
+        parametrisation=Parametrisation(scale=False),
     )
 
 

@@ -23,7 +23,19 @@ from overtone.files import replace_text
 from overtone.method import Method
 from overtone.training import Record, Run
 
-MethodName = Literal["gba", "gba-paper", "ba", "modified-ba", "topk", "batch-topk", "matryoshka", "l1"]
+MethodName = Literal[
+    "gba",
+    "gba-paper",
+    "ba",
+    "modified-ba",
+    "topk",
+    "batch-topk",
+    "matryoshka",
+    "l1",
+    "abs-topk",
+    "group-max",
+    "matching-pursuit",
+]
 METHODS: dict[str, Callable[..., Method]] = {
     "gba": methods.gba,
     "gba-paper": methods.gba_paper,
@@ -33,6 +45,9 @@ METHODS: dict[str, Callable[..., Method]] = {
     "batch-topk": methods.batch_topk,
     "matryoshka": methods.matryoshka,
     "l1": methods.l1,
+    "abs-topk": methods.abs_topk,
+    "group-max": methods.group_max,
+    "matching-pursuit": methods.matching_pursuit,
 }
 
 console = Console()

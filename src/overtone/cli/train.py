@@ -72,7 +72,7 @@ def train(
         htf: (gba, gba-paper) highest target frequency.
         ltf: (gba, gba-paper) lowest target frequency.
         frequency: (ba, modified-ba) the one target frequency.
-        k: (topk, batch-topk, matryoshka) active latents per token.
+        k: (topk, batch-topk, matryoshka, abs-topk, group-max, matching-pursuit) active latents per token.
         coefficient: (l1) weight of the penalty.
         latents: dictionary width; several for several dictionaries.
         expansion: dictionary width as a multiple of d, where latents is not given.

@@ -138,6 +138,8 @@ class Encoded(NamedTuple):
         codes: the selected entries, as a list or, where they are many, as a matrix.
         fired: rows in which each latent is active and y > 0.
         peak: the largest y of the rows in which a latent fires, 0 for one that fires in none.
+
+    Where codes have either sign, y counts by its size; in a pursuit, which has no one y, it is the code.
     """
 
     codes: AnyCodes
