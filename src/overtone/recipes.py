@@ -2,9 +2,24 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
-from overtone.data.synthetic import SparseMixture, imbalanced
-from overtone.method import Method, ba, gba, gba_paper, l1, modified_ba, topk
+from overtone.data.ground_truths import Hierarchy, linear_representation_bench, sanity_check
+from overtone.data.synthetic import GroundTruth, SparseMixture
+from overtone.method import (
+    Method,
+    abs_topk,
+    ba,
+    batch_topk,
+    gba,
+    gba_paper,
+    group_max,
+    l1,
+    matching_pursuit,
+    matryoshka,
+    modified_ba,
+    topk,
+)
 from overtone.rules import CentreAtMean
 from overtone.training import Run
 
@@ -16,7 +31,7 @@ class Contestant:
     Attributes:
         make: gives the method.
         what: one line for tables.
-        published: FRR in % by threshold, where published.
+        published: the suite's scores in %, by name, where published.
     """
 
     make: Callable[[], Method]
@@ -26,21 +41,39 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Suite:
-    """A ground truth, the methods that are tried on it, and the length of a run."""
+    """A ground truth, the methods that are tried on it, and the length of a run.
+
+    Attributes:
+        name: of the suite.
+        truth: from a seed and settings, which are its keyword arguments.
+        contestants: methods by name.
+        default_methods: those trained where none is named.
+        rows: fixed rows that training goes through again and again; None: fresh ones for every step.
+        width: latents per true feature.
+        steps: of a training.
+        batch: rows per step.
+        what: one line.
+        thresholds: τ of the recovery rates.
+        signed: of `metrics.recovery.recovery`.
+        decay: as in `Run`.
+    """
 
     name: str
-    truth: Callable[..., SparseMixture]
+    truth: Callable[..., GroundTruth]
     contestants: dict[str, Contestant]
     default_methods: tuple[str, ...]
-    rows: int
-    width: int  # latents per true feature
+    rows: int | None
+    width: int
     steps: int
     batch: int
     what: str
+    thresholds: tuple[float, ...] = (0.8, 0.9)
+    signed: bool = True
+    decay: float = 0.2
 
     def run(self, method: Method, *, latents: int, steps: int, seed: int) -> Run:
         """The training run of one method."""
-        return Run(method=method, latents=latents, steps=steps, seed=seed)
+        return Run(method=method, latents=latents, steps=steps, batch=self.batch, decay=self.decay, seed=seed)
 
 
 def with_gba_centre(method: Method) -> Method:
@@ -54,7 +87,7 @@ def with_gba_centre(method: Method) -> Method:
 
 IMBALANCED = Suite(
     name="imbalanced",
-    truth=imbalanced,
+    truth=SparseMixture,
     contestants={
         "gba": Contestant(gba, "GBA", {"0.8": 100.0, "0.9": 100.0}),
         "gba-wrong": Contestant(
@@ -79,7 +112,79 @@ IMBALANCED = Suite(
     what="half of the rows mix 3 features, half 20 (arXiv 2506.14002)",
 )
 
-SUITES = {suite.name: suite for suite in (IMBALANCED,)}
+
+def rivals(k: int, published: dict[str, dict[str, float]] | None = None) -> dict[str, Contestant]:
+    """The methods that suites beside the imbalanced one try, at about k active latents, centred as `gba` is."""
+    made: dict[str, tuple[Callable[[], Method], str]] = {
+        "gba": (gba, "GBA"),
+        "gba-l0": (lambda: gba(l0=k), f"GBA, L0 = {k}"),
+        "topk": (lambda: with_gba_centre(topk(k)), f"TopK, k = {k}"),
+        "batch-topk": (lambda: with_gba_centre(batch_topk(k)), f"BatchTopK, k = {k}"),
+        "matryoshka": (lambda: with_gba_centre(matryoshka(k)), f"Matryoshka, k = {k}"),
+        "abs-topk": (lambda: with_gba_centre(abs_topk(k)), f"AbsTopK, k = {k}"),
+        "group-max": (lambda: with_gba_centre(group_max(k)), f"GroupMax, k = {k}"),
+        "matching-pursuit": (lambda: with_gba_centre(matching_pursuit(k)), f"matching pursuit, {k} steps"),
+        "l1": (lambda: with_gba_centre(l1()), "ReLU, L1 0.01"),
+    }
+    return {name: Contestant(make, what, (published or {}).get(name)) for name, (make, what) in made.items()}
+
+
+# What arXiv 2512.05534 reports for k = 32 (TopK) and over its k's (others), at a width of 16 000.
+LINEAR_BENCH = Suite(
+    name="linear-bench",
+    truth=linear_representation_bench,
+    contestants=rivals(
+        32,
+        {
+            "topk": {"0.95": 100.0},
+            "batch-topk": {"0.95": 84.8},
+            "matryoshka": {"0.95": 83.7},
+            "l1": {"0.95": 0.0},
+        },
+    ),
+    default_methods=("gba", "gba-l0", "topk", "batch-topk", "matryoshka", "matching-pursuit", "l1"),
+    rows=None,
+    width=2,
+    steps=3000,
+    batch=512,
+    what="inner products at most 0.1, each in 1 % of the rows (arXiv 2512.05534)",
+    thresholds=(0.8, 0.95),
+    signed=False,
+)
+
+SANITY_CHECK = Suite(
+    name="sanity-check",
+    truth=sanity_check,
+    contestants=rivals(20, {"topk": {"0.8": 99.9}, "batch-topk": {"0.8": 0.1}, "matryoshka": {"0.8": 0.03}}),
+    default_methods=("gba", "gba-l0", "topk", "batch-topk", "matryoshka", "matching-pursuit"),
+    rows=None,
+    width=1,
+    steps=3000,
+    batch=1024,
+    what="32 per dimension, all equally frequent (arXiv 2602.14111)",
+)
+
+SKEWED_CHECK = replace(
+    SANITY_CHECK,
+    name="sanity-check-skewed",
+    truth=partial(sanity_check, probability="log-uniform"),
+    contestants=rivals(20, {"topk": {"0.8": 43.0}, "batch-topk": {"0.8": 9.0}}),
+    what="32 per dimension, log-uniform frequencies (arXiv 2602.14111)",
+)
+
+HIERARCHY = Suite(
+    name="hierarchy",
+    truth=partial(Hierarchy, cosine=0.5),
+    contestants=rivals(2),
+    default_methods=("gba", "gba-l0", "topk", "batch-topk", "matryoshka", "matching-pursuit"),
+    rows=None,
+    width=1,
+    steps=5000,
+    batch=512,
+    what="children with their parents only, siblings correlated (arXiv 2506.03093)",
+)
+
+SUITES = {suite.name: suite for suite in (IMBALANCED, LINEAR_BENCH, SANITY_CHECK, SKEWED_CHECK, HIERARCHY)}
 
 
 EXPANSION = 8  # latents per dimension
