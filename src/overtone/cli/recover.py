@@ -23,7 +23,9 @@ from overtone.metrics.recovery import hierarchy_errors, recovery
 from overtone.recipes import SUITES, Suite
 from overtone.training import start, train
 
-SuiteName = Literal["imbalanced", "linear-bench", "sanity-check", "sanity-check-skewed", "hierarchy"]
+SuiteName = Literal[
+    "imbalanced", "linear-bench", "sanity-check", "sanity-check-skewed", "sanity-check-small", "hierarchy"
+]
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,8 @@ def recover(
     Args:
         suite: imbalanced – half of the rows mix 3 features, half 20 (arXiv 2506.14002); linear-bench – features of bounded
             coherence, each in 1 % of the rows (arXiv 2512.05534); sanity-check – 32 features per dimension (arXiv 2602.14111),
-            equally frequent or, sanity-check-skewed, of log-uniform frequencies; hierarchy – children that occur with their
-            parents only (arXiv 2506.03093).
+            equally frequent or, sanity-check-skewed, of log-uniform frequencies, and sanity-check-small, 800 in 50 dimensions;
+            hierarchy – children that occur with their parents only (arXiv 2506.03093).
         methods: which to train; a wrong name lists those of the suite.
         seeds: how many seeds; each has its own features, rows and initial weights.
         seed: the first seed.
