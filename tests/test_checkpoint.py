@@ -28,6 +28,7 @@ from overtone import (
     jumprelu,
     l1,
     load,
+    matching_pursuit,
     save,
     topk,
 )
@@ -50,7 +51,7 @@ def resampled(method: Method) -> Method:
 METHODS = [
     *SMALL.values(),
     *(gba(groups=3, activation="relu"), gba(l0=3, groups=3), gba_paper(groups=3, interval=5), jumprelu(3)),
-    topk(3, aux_after=64),
+    *(topk(3, aux_after=64), matching_pursuit(3, residual=0.4)),
     anchored(topk(3), torch.eye(12)[:2]),
     resampled(topk(3)),
 ]

@@ -1,33 +1,55 @@
 """Laws that hold for every dictionary, whatever its method."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from overtone import (
+    AbsTopK,
     Codes,
     Dictionary,
+    GroupMax,
     JumpReLU,
+    MatchingPursuit,
     Method,
     Parametrisation,
     RarestFirst,
     Reconstruction,
     ReLU,
     Run,
+    Threshold,
     TopK,
+    WhitenedEncoder,
     anchored,
     gba,
     jumprelu,
+    matching_pursuit,
     topk,
 )
 from overtone.losses import total
 from overtone.training import start
 from small_methods import SMALL
 
+
+def whitened() -> Method:
+    """The threshold autoencoder of atoms."""
+    return Method(
+        name="whitened",
+        select=Threshold(0.6),
+        losses=(Reconstruction(),),
+        rules=(WhitenedEncoder(),),
+        parametrisation=Parametrisation(tied=False, scale=False, centre="fixed"),
+    )
+
+
 # Their gradients are estimates, or stopped, on purpose: test_penalties.py compares them with what they should be.
 ESTIMATED = ("jumprelu", "tanh-jumprelu", "gated", "p-anneal")
 DIFFERENTIABLE = [
     *(method for name, method in SMALL.items() if name not in ESTIMATED),
     gba(groups=4, activation="relu"),
+    replace(matching_pursuit(6, residual=0.4), name="matching-pursuit-stop"),
+    whitened(),
     anchored(topk(4), torch.eye(12)[:3]),
 ]
 METHODS = [
@@ -87,7 +109,8 @@ def test_codes_are_the_formula(rows: torch.Tensor):
 
 
 def test_permuting_latents_permutes_codes(dictionary: Dictionary, rows: torch.Tensor, generator: torch.Generator):
-    order = torch.randperm(20, generator=generator)
+    groups = dictionary.select.k if isinstance(dictionary.select, GroupMax) else 1  # which permutes within groups
+    order = torch.cat([g[torch.randperm(len(g), generator=generator)] for g in torch.arange(20).tensor_split(groups)])
     other = permuted(dictionary, order)
     torch.testing.assert_close(other.encode(rows).z, dictionary.encode(rows).z[:, order])
     torch.testing.assert_close(other(rows), dictionary(rows), atol=1e-5, rtol=1e-5)
@@ -195,6 +218,17 @@ def test_codes_can_be_edited(dictionary: Dictionary, rows: torch.Tensor):
         (lambda: Dictionary(12, 4, TopK(5)), "k=5 exceeds latents=4"),
         (lambda: Dictionary(0, 4), "d=0 and latents=4"),
         (lambda: TopK(0), "k=0 must be at least 1"),
+        (lambda: AbsTopK(0), "k=0 must be at least 1"),
+        (lambda: GroupMax(0), "k=0 must be at least 1"),
+        (lambda: Dictionary(12, 4, GroupMax(5)), "k=5 exceeds latents=4"),
+        (lambda: MatchingPursuit(0), "steps=0 must be at least 1"),
+        (lambda: MatchingPursuit(3, residual=0.0), "residual=0.0 is a norm and must be positive"),
+        (lambda: Threshold(-1.0), "tau=-1.0 must be finite and not negative"),
+        (
+            lambda: replace(matching_pursuit(3), parametrisation=Parametrisation(tied=False)).check(8),
+            "pursues with other atoms than it decodes with",
+        ),
+        (lambda: replace(gba(), select=MatchingPursuit(3)).check(64), "or has a bias to train or steer"),
         (lambda: Dictionary(12, 4)(torch.zeros(3, 11)), "width 11, the dictionary was made for d=12"),
     ],
 )

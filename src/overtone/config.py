@@ -11,18 +11,37 @@ from overtone.losses import Alignment, Matryoshka, NormalisedMSE, RarestFirst, R
 from overtone.method import Method
 from overtone.penalties import L0, L1, GateL1, GateReconstruction, Lp, PreActivation, Tanh
 from overtone.revival import CountIdle, DeadResampling
-from overtone.rules import BiasAdaptation, CentreAtMean, FixedBias, TangentGradient, ThresholdEMA, UnitNorm
+from overtone.rules import (
+    BiasAdaptation,
+    CentreAtMean,
+    FixedBias,
+    TangentGradient,
+    ThresholdEMA,
+    UnitNorm,
+    WhitenedEncoder,
+)
 from overtone.schedules import Ramp
-from overtone.selection import BatchTopK, JumpReLU, ReLU, SmoothReLU, TopK
+from overtone.selection import (
+    AbsTopK,
+    BatchTopK,
+    GroupMax,
+    JumpReLU,
+    MatchingPursuit,
+    ReLU,
+    SmoothReLU,
+    Threshold,
+    TopK,
+)
 from overtone.spectrum import Spectrum
 
 PARTS: tuple[type, ...] = (
     *(Method, Parametrisation, Spectrum),
     *(ReLU, JumpReLU, SmoothReLU, TopK, BatchTopK),
+    *(AbsTopK, GroupMax, MatchingPursuit, Threshold),
     *(ThresholdJumpReLU, Gated),
     *(Reconstruction, RarestFirst, Matryoshka, Alignment, NormalisedMSE),
     *(L1, Lp, L0, Tanh, PreActivation, GateL1, GateReconstruction, AuxK, Orthogonality, Anchoring, Ramp),
-    *(UnitNorm, BiasAdaptation, CentreAtMean, FixedBias, ThresholdEMA),
+    *(UnitNorm, BiasAdaptation, CentreAtMean, FixedBias, ThresholdEMA, WhitenedEncoder),
     *(TangentGradient, CountIdle, DeadResampling),
 )
 

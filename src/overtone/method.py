@@ -7,7 +7,7 @@ from typing import Literal
 from overtone.dictionary import Parametrisation
 from overtone.losses import LossTerm, Matryoshka, RarestFirst
 from overtone.rules import BiasAdaptation, Rule, UnitNorm
-from overtone.selection import Selection
+from overtone.selection import MatchingPursuit, Selection
 from overtone.spectrum import Spectrum
 
 
@@ -49,6 +49,13 @@ class Method:
         for term in self.losses:
             if isinstance(term, Matryoshka):
                 term.sizes(latents)
+        if isinstance(self.select, MatchingPursuit):
+            p = self.parametrisation
+            if not p.tied or p.scale or p.bias == "trained" or self.spectrum is not None:
+                raise ValueError(
+                    f"method {self.name!r} pursues with other atoms than it decodes with, or has a bias to train or steer; "
+                    "MatchingPursuit needs Parametrisation(tied=True, scale=False, bias='steered') and no BiasAdaptation"
+                )
         staged = {term.spectrum for term in self.losses if isinstance(term, RarestFirst)}
         if staged - {self.spectrum}:
             raise ValueError(

@@ -15,7 +15,17 @@ from overtone.penalties import L0, L1, GateL1, GateReconstruction, Lp, PreActiva
 from overtone.revival import CountIdle
 from overtone.rules import BiasAdaptation, CentreAtMean, FixedBias, TangentGradient, ThresholdEMA, UnitNorm
 from overtone.schedules import Ramp, warmed
-from overtone.selection import BatchTopK, JumpReLU, ReLU, Selection, SmoothReLU, TopK
+from overtone.selection import (
+    AbsTopK,
+    BatchTopK,
+    GroupMax,
+    JumpReLU,
+    MatchingPursuit,
+    ReLU,
+    Selection,
+    SmoothReLU,
+    TopK,
+)
 from overtone.spectrum import Spectrum
 
 
@@ -137,6 +147,39 @@ def topk(k: int = 32, *, aux_after: int | None = None) -> Method:
     """
     method = Method(name=f"topk-{k}", select=TopK(k), losses=(Reconstruction(),), parametrisation=_UNTIED)
     return method if aux_after is None else with_aux_k(method, AuxK(after=aux_after))
+
+
+def abs_topk(k: int = 32) -> Method:
+    """AbsTopK (Zhu et al., arXiv 2510.00404): the k pre-activations largest in size of every row, signed; else as `topk`.
+
+    Args:
+        k: active latents per row.
+    """
+    return replace(topk(k), name=f"abs-topk-{k}", select=AbsTopK(k))
+
+
+def group_max(k: int = 32) -> Method:
+    """GroupMax (as in eai-sparsify): the largest pre-activation of each of k groups of latents; else as `topk`.
+
+    Args:
+        k: groups, and so the most active latents per row.
+    """
+    return replace(topk(k), name=f"group-max-{k}", select=GroupMax(k))
+
+
+def matching_pursuit(k: int = 32, *, residual: float | None = None) -> Method:
+    """Matching pursuit (Costa et al., arXiv 2506.03093): greedy steps on the residual; tied, unit-norm atoms, no encoder bias.
+
+    Args:
+        k: steps T of every row, and so the most active latents; one that is picked twice counts once.
+        residual: norm of the residual under which a row stops, in units of the normalised input; None: never.
+    """
+    return Method(
+        name=f"matching-pursuit-{k}",
+        select=MatchingPursuit(k, residual),
+        losses=(Reconstruction(),),
+        parametrisation=Parametrisation(scale=False),
+    )
 
 
 def batch_topk(k: int = 32) -> Method:

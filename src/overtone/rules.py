@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from overtone import firing
+from overtone import atoms, firing
 from overtone.dictionary import Codes, Dictionary
 from overtone.firing import FiringStats
 from overtone.spectrum import Spectrum, group_sizes
@@ -265,6 +265,35 @@ class FixedBias:
     def after_step(self, dictionary: Dictionary, state: RuleState, codes: Codes, step: int) -> RuleState:
         """Nothing moves."""
         return state
+
+
+@dataclass(frozen=True)
+class WhitenedEncoder:
+    """The encoder follows the atoms in whitened space: W_enc = W_dec S̃ (maths.md eq. 31; arXiv 2509.20784).
+
+    S̃ is the inverse second moment of the first rows less the centre, and atoms keep unit norm in its inner product, so that an
+    atom alone has a product of 1 with itself. What the encoder's own gradient would do is overwritten.
+    """
+
+    @torch.no_grad()
+    def begin(self, dictionary: Dictionary, sample: Float[Tensor, "rows d"]) -> RuleState:
+        """S̃, and atoms and encoder in its units."""
+        if dictionary.parametrisation.tied:
+            raise ValueError("WhitenedEncoder gives the encoder rows of its own; use Parametrisation(tied=False)")
+        state = {"metric": atoms.inverse_second_moment(sample - dictionary.b_dec)}
+        self.follow(dictionary, state["metric"])
+        return state
+
+    def after_step(self, dictionary: Dictionary, state: RuleState, codes: Codes, step: int) -> RuleState:
+        """Atoms back to the metric's sphere, and the encoder after them."""
+        self.follow(dictionary, state["metric"])
+        return state
+
+    @torch.no_grad()
+    def follow(self, dictionary: Dictionary, metric: Float[Tensor, "d d"]) -> None:
+        """Unit atoms in the metric, and W_enc = W_dec S̃."""
+        dictionary.W_dec.copy_(atoms.unit_atoms(dictionary.W_dec, metric))
+        dictionary.W_enc.copy_(dictionary.W_dec @ metric)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ in the same pass as what computes, and only the active entries ever leave it. A 
 pre-activations, as a new one may be, hands it to `ops.encode_with`.
 """
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -149,6 +150,111 @@ class TopK:
     ) -> Encoded:
         """Codes."""
         return ops.encode_topk(x, W_enc, b_enc, self.k, centre=centre)
+
+
+@dataclass(frozen=True)
+class AbsTopK:
+    """The k pre-activations of every row that are largest in size, sign kept (Zhu et al., arXiv 2510.00404).
+
+    One latent then serves a direction and its opposite. It fires where it is active, with either sign.
+    """
+
+    k: int
+
+    def __post_init__(self):
+        if self.k < 1:
+            raise ValueError(f"k={self.k} must be at least 1")
+
+    def encode(
+        self,
+        x: Float[Tensor, "batch d"],
+        W_enc: Float[Tensor, "latents d"],
+        b_enc: Float[Tensor, " latents"],
+        centre: Float[Tensor, " d"],
+    ) -> Encoded:
+        """Codes."""
+        return ops.encode_abs_topk(x, W_enc, b_enc, self.k, centre=centre)
+
+
+@dataclass(frozen=True)
+class GroupMax:
+    """The largest pre-activation of each of k groups of neighbouring latents, clipped at 0 (as eai-sparsify's "groupmax").
+
+    Costs one pass and no sort, and latents of one group never fire together. Permuting latents within groups permutes codes.
+    """
+
+    k: int
+
+    def __post_init__(self):
+        if self.k < 1:
+            raise ValueError(f"k={self.k} must be at least 1")
+
+    def encode(
+        self,
+        x: Float[Tensor, "batch d"],
+        W_enc: Float[Tensor, "latents d"],
+        b_enc: Float[Tensor, " latents"],
+        centre: Float[Tensor, " d"],
+    ) -> Encoded:
+        """Codes."""
+        return ops.encode_group_max(x, W_enc, b_enc, self.k, centre=centre)
+
+
+@dataclass(frozen=True)
+class MatchingPursuit:
+    """Greedy steps on the residual of what earlier ones explain (Costa et al., arXiv 2506.03093; maths.md eq. 30).
+
+    Atoms have to be tied unit rows without output scales, so that the encoder's residual is the reconstruction's; there is no
+    encoder bias, what is given is ignored. Codes are ≥ 0: a row stops where no atom has a positive product with its residual.
+
+    Args:
+        steps: T, the most atoms that a row gets.
+        residual: norm of a row's residual, in units of the normalised input, under which it stops; None: never.
+    """
+
+    steps: int
+    residual: float | None = None
+
+    def __post_init__(self):
+        if self.steps < 1:
+            raise ValueError(f"steps={self.steps} must be at least 1")
+        if self.residual is not None and not 0 < self.residual < math.inf:
+            raise ValueError(f"residual={self.residual} is a norm and must be positive and finite, or None")
+
+    def encode(
+        self,
+        x: Float[Tensor, "batch d"],
+        W_enc: Float[Tensor, "latents d"],
+        b_enc: Float[Tensor, " latents"],
+        centre: Float[Tensor, " d"],
+    ) -> Encoded:
+        """Codes."""
+        return ops.encode_pursuit(x, W_enc, self.steps, residual=self.residual or 0.0, centre=centre)
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """z = y · 1{y > τ} of y = W_enc (x − centre), one fixed τ for all latents; the encoder bias is ignored (maths.md eq. 31).
+
+    With encoder rows from `WhitenedEncoder` this is the threshold autoencoder of atoms (arXiv 2509.20784), whose support is exact
+    for τ within `atoms.support_interval`.
+    """
+
+    tau: float
+
+    def __post_init__(self):
+        if not 0 <= self.tau < math.inf:
+            raise ValueError(f"tau={self.tau} must be finite and not negative")
+
+    def encode(
+        self,
+        x: Float[Tensor, "batch d"],
+        W_enc: Float[Tensor, "latents d"],
+        b_enc: Float[Tensor, " latents"],
+        centre: Float[Tensor, " d"],
+    ) -> Encoded:
+        """Codes."""
+        return ops.encode_threshold(x, W_enc, torch.zeros_like(b_enc), centre=centre, threshold=self.tau)
 
 
 @dataclass(frozen=True)

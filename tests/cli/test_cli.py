@@ -98,6 +98,9 @@ def test_safetensors_with_a_named_tensor(call, rows: torch.Tensor, tmp_path: Pat
         (("recover", "imbalanced", "--sparsities", "3", "500"), "between 1 and n_features=128"),
         (("recover", "imbalanced", "--fresh", "--rows", "9"), "give one of the two"),
         (("recover", "imbalanced", "--seeds", "0"), "seeds=0"),
+        (("recover", "hierarchy", "--law", "constant"), "--law is not an option of suite hierarchy; it has --cosine, --d"),
+        (("recover", "hierarchy", "--cosine", "1"), "cosine=1.0 must lie in [0, 1)"),
+        (("recover", "linear-bench", "--coherence", "0.01", "--n-features", "50", "--d", "20"), "still have coherence"),
     ],
 )  # fmt: skip
 def test_errors_are_one_clear_line(words: tuple, message: str, call, activations: Path, tmp_path: Path):
@@ -163,6 +166,18 @@ def test_recover_in_worker_processes(tmp_path: Path):
         ("topk-20", 1),
     ]
     assert all(set(r["frr"]) == {"0.8", "0.9"} and r["seconds"] > 0 for r in result["results"])
+
+
+def test_recover_scores_a_hierarchy(tmp_path: Path):
+    words = ("recover", "hierarchy", "--methods", "gba-l0", "matching-pursuit", "--steps", "20", "--json", "r.json")
+    done = command(*words, "--cosine", "0.8", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert (
+        result["settings"]["cosine"] == 0.8 and result["settings"]["n_features"] == result["settings"]["latents"] == 20
+    )
+    assert all(0 <= r[error] <= 4 for r in result["results"] for error in ("flat", "hierarchical"))
+    assert "flat" in done.stdout and "hier" in done.stdout
 
 
 @pytest.mark.parametrize("verb", ["quickstart", "recover", "harvest", "train", "compare", "evaluate"])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from overtone import ops
-from overtone.ops import cpu, dense, loops, reference
+from overtone.ops import cpu, dense, loops, pursuit, reference
 
 B, D, M = 37, 12, 50
 
@@ -32,6 +32,9 @@ class Kept:
 
     encode_topk = staticmethod(cpu.encode_topk)
     encode_batch_topk = staticmethod(cpu.encode_batch_topk)
+    encode_abs_topk = staticmethod(cpu.encode_abs_topk)
+    encode_group_max = staticmethod(cpu.encode_group_max)
+    encode_pursuit = staticmethod(pursuit.encode_pursuit)
     decode = staticmethod(ops.decode)
     decode_groups = staticmethod(ops.decode_groups)
 
@@ -50,7 +53,10 @@ IMPLEMENTATIONS = [
     pytest.param(MATRIX, id="matrix"),
 ]
 FAST = IMPLEMENTATIONS[1:]
-ENCODERS = ["relu", "jump", "threshold", "topk1", "topk", "topkM", "batch_topk"]
+ENCODERS = [
+    *("relu", "jump", "threshold", "topk1", "topk", "topkM", "abs_topk", "group_max", "pursuit", "pursuit_stop"),
+    "batch_topk",
+]
 
 
 class Weights(NamedTuple):
@@ -79,6 +85,13 @@ def weights(batch: int = B, latents: int = M, seed: int = 0, shift: float = -0.8
 def encode(run: Any, kind: str, w: Weights) -> ops.Encoded:
     if kind == "batch_topk":
         return run.encode_batch_topk(w.x, w.W_enc, w.b_enc, 7, centre=w.centre)
+    if kind == "abs_topk":
+        return run.encode_abs_topk(w.x, w.W_enc, w.b_enc, 7, centre=w.centre)
+    if kind == "group_max":
+        return run.encode_group_max(w.x, w.W_enc, w.b_enc, 7, centre=w.centre)
+    if kind.startswith("pursuit"):
+        residual = 1.2 if kind == "pursuit_stop" else 0.0
+        return run.encode_pursuit(w.x, w.W_enc, 9, residual=residual, centre=w.centre)
     if kind.startswith("topk"):
         k = {"topk1": 1, "topk": 7, "topkM": len(w.W_enc)}[kind]
         return run.encode_topk(w.x, w.W_enc, w.b_enc, k, centre=w.centre)
@@ -120,8 +133,8 @@ def test_every_gradient_equals_the_reference_in_float64(fast: Any, kind: str, si
     objective(fast, kind, quick, sizes).backward()
     objective(reference, kind, slow, sizes).backward()
     for name, a, b in zip(Weights._fields, quick, slow, strict=True):
-        if kind == "jump" and name == "b_enc":
-            assert a.grad is b.grad is None, "a bias that only gates has no gradient"
+        if kind in ("jump", "pursuit", "pursuit_stop") and name == "b_enc":
+            assert a.grad is b.grad is None, "a bias that only gates, or that is not there, has no gradient"
             continue
         assert a.grad is not None and b.grad is not None, name
         torch.testing.assert_close(a.grad.double(), b.grad, rtol=1e-4, atol=1e-5 * float(b.grad.abs().max()), msg=name)
@@ -169,6 +182,10 @@ def test_codes_are_the_formulas(run: Any):
     for kind, k in (("topk1", 1), ("topk", 7), ("topkM", M)):
         kept = pre.topk(k, dim=1)
         expected[kind] = torch.zeros_like(pre).scatter(1, kept.indices, kept.values.relu())
+    kept = pre.abs().topk(7, dim=1).indices
+    expected["abs_topk"] = torch.zeros_like(pre).scatter(1, kept, pre.gather(1, kept))
+    groups = [group.relu() * (group == group.amax(1, keepdim=True)) for group in pre.tensor_split(7, dim=1)]
+    expected["group_max"] = torch.cat(groups, dim=1)
     kept = pre.flatten().topk(7 * B)
     expected["batch_topk"] = torch.zeros(B * M).scatter(0, kept.indices, kept.values.relu()).view(B, M)
     for kind, z in expected.items():
@@ -221,7 +238,9 @@ def test_groups_stop_the_gradient_between_stages(run: Any):
 @pytest.mark.parametrize("run", IMPLEMENTATIONS)
 @pytest.mark.parametrize("kind", ENCODERS)
 def test_permuting_latents_permutes_codes(run: Any, kind: str):
-    w, order = weights(), torch.randperm(M, generator=torch.Generator().manual_seed(1))
+    w, g = weights(), torch.Generator().manual_seed(1)
+    groups = torch.arange(M).tensor_split(7 if kind == "group_max" else 1)  # GroupMax: within its groups
+    order = torch.cat([group[torch.randperm(len(group), generator=g)] for group in groups])
     other = w._replace(W_enc=w.W_enc[order], b_enc=w.b_enc[order], W_dec=w.W_dec[order])
     one, two = encode(run, kind, w), encode(run, kind, other)
     moved = ops.Encoded(one.codes.permuted(order), one.fired[order], one.peak[order])
@@ -304,7 +323,8 @@ def test_topk_is_exact_whatever_the_pre_activations(batch: int, latents: int, sp
     W = torch.randint(-1, 2, (latents, D), generator=g).float()
     b = share * (torch.arange(latents) % 16 == 3)
     for k in {1, min(2, latents), min(5, latents), latents}:
-        assert_same(cpu.encode_topk(x, W, b, k), reference.encode_topk(x, W, b, k), rtol=0, atol=0)
+        for name in ("encode_topk", "encode_abs_topk", "encode_group_max"):
+            assert_same(getattr(cpu, name)(x, W, b, k), getattr(reference, name)(x, W, b, k), rtol=0, atol=0)
         assert_same(cpu.encode_batch_topk(x, W, b, k), reference.encode_batch_topk(x, W, b, k), rtol=0, atol=0)
 
 
@@ -326,10 +346,19 @@ def test_rows_that_are_not_numbers_have_no_codes_and_leave_the_others_alone(run:
     w = weights()
     spoilt = w.x.detach().clone()
     spoilt[3] = torch.nan
-    for kind in ("relu", "topk"):
+    for kind in ("relu", "topk", "abs_topk", "group_max", "pursuit", "pursuit_stop"):
         expected = encode(run, kind, w).codes.dense().detach().clone()
         expected[3] = 0
         torch.testing.assert_close(encode(run, kind, w._replace(x=spoilt)).codes.dense(), expected)
+
+
+@pytest.mark.parametrize("run", IMPLEMENTATIONS)
+def test_opposite_rows_have_opposite_codes_where_size_selects(run: Any):
+    w = weights()
+    plus, minus = (run.encode_abs_topk(sign * w.x, w.W_enc, 0 * w.b_enc, 7) for sign in (1, -1))
+    assert (plus.codes.values < 0).any() and (plus.codes.l0() == 7).all()
+    assert_same(minus._replace(codes=minus.codes.with_values(-minus.codes.values)), plus, rtol=0, atol=0)
+    assert plus.fired.sum() == 7 * B, "a latent fires with either sign"
 
 
 def test_float64_goes_to_the_reference_and_nobody_notices():
@@ -350,6 +379,9 @@ def test_float64_goes_to_the_reference_and_nobody_notices():
         (lambda w: ops.encode_topk(w.x[:0], w.W_enc, w.b_enc, 3), "x has no rows"),
         (lambda w: ops.encode_topk(w.x, w.W_enc, w.b_enc, 51), "k=51 is not in 1 … latents=50"),
         (lambda w: ops.encode_topk(w.x, w.W_enc, w.b_enc, 0), "k=0 is not in 1"),
+        (lambda w: ops.encode_abs_topk(w.x, w.W_enc, w.b_enc, 51), "k=51 is not in 1 … latents=50"),
+        (lambda w: ops.encode_group_max(w.x, w.W_enc, w.b_enc, 51), "k=51 is not in 1 … latents=50"),
+        (lambda w: ops.encode_pursuit(w.x, w.W_enc, 0), "steps=0 must be at least 1"),
         (lambda w: ops.decode(encode(ops, "relu", w).codes, w.W_dec[1:]), "latents=50 cannot be decoded by 49 atoms"),
         (lambda w: ops.decode_groups(encode(ops, "relu", w).codes, w.W_dec, [9, 9]), "sum to latents=50"),
     ],

@@ -37,6 +37,10 @@ def test_the_k_largest_are_among_the_candidates(kind: str, seed: int):
     wanted = (torch.arange(B)[:, None] * M + pre.topk(K).indices).flatten()
     assert torch.isin(wanted, places).all()
     assert len(places) < 4 * B * K or kind == "unequal"
+    places = screening.largest(x, W, 0.1 * b, K, signed=True)
+    wanted = (torch.arange(B)[:, None] * M + pre.abs().topk(K).indices).flatten()
+    assert places is not None and torch.isin(wanted, places).all()
+    assert len(places) < 4 * B * K or kind == "unequal"
     places = screening.largest_of_all(x, W, 0.1 * b, B * K)
     assert places is not None and torch.isin(pre.flatten().topk(B * K).indices, places).all()
     assert len(places) < 4 * B * K or kind == "unequal"
@@ -53,7 +57,7 @@ def test_the_bound_holds(kind: str):
     assert (error <= allowed + screen.error + 2**-9 * b.abs()).all()
 
 
-@pytest.mark.parametrize("rule", ["threshold", "topk", "batch_topk"])
+@pytest.mark.parametrize("rule", ["threshold", "topk", "batch_topk", "abs_topk", "group_max"])
 def test_screening_changes_nothing_but_the_speed(rule: str):
     """The public operation, with the screen and without, gradients included."""
     x, W, b = problem("random", 1)
@@ -68,6 +72,8 @@ def test_screening_changes_nothing_but_the_speed(rule: str):
                 "threshold": lambda: ops.encode_threshold(x, atoms, b, jump=True),
                 "topk": lambda: ops.encode_topk(x, atoms, b, K),
                 "batch_topk": lambda: ops.encode_batch_topk(x, atoms, b, K),
+                "abs_topk": lambda: ops.encode_abs_topk(x, atoms, b, K),
+                "group_max": lambda: ops.encode_group_max(x, atoms, b, K),
             }[rule]()
         encoded.codes.values.square().sum().backward()
         assert atoms.grad is not None

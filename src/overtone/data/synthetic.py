@@ -1,5 +1,6 @@
 """Ground truths: rows X = H V whose features V are known (arXiv 2506.14002, section 2; maths.md eq. 18)."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -22,8 +23,48 @@ class Samples(NamedTuple):
     h: Float[Tensor, "rows features"]
 
 
+class GroundTruth(ABC):
+    """Rows that are sums of known features, and streams over them.
+
+    Attributes:
+        features: V, one unit row per feature.
+    """
+
+    features: Float[Tensor, "features d"]
+
+    @abstractmethod
+    def occurrence(self) -> Float[Tensor, " features"]:
+        """f_i, the share of rows in which each feature occurs."""
+
+    @abstractmethod
+    def sample(self, rows: int, generator: torch.Generator) -> Samples:
+        """Fresh rows with their coefficients."""
+
+    def drawn(self, rows: int, generator: torch.Generator) -> Samples:
+        """As `sample`, but rows without any feature, which have no direction, are drawn again."""
+        parts, missing = [], rows
+        while missing:
+            part = self.sample(missing, generator)
+            some = (part.h != 0).any(1)
+            parts.append(part if some.all() else Samples(part.x[some], part.h[some]))
+            missing -= len(parts[-1].x)
+        return parts[0] if len(parts) == 1 else Samples(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+
+    def rows(self, rows: int, *, seed: int = 0) -> Samples:
+        """A fixed data set."""
+        draws = generator(seed, "fixed rows")
+        blocks = [self.drawn(min(8192, rows - i), draws) for i in range(0, rows, 8192)]
+        return Samples(torch.cat([b.x for b in blocks]), torch.cat([b.h for b in blocks]))
+
+    def stream(self, batch: int, *, rows: int | None = None, seed: int = 0) -> "ArrayStream | FreshStream":
+        """A stream over `rows` fixed rows, or over fresh ones without end."""
+        if rows is None:
+            return FreshStream(self, batch, seed=seed)
+        return ArrayStream(self.rows(rows, seed=seed).x, batch, seed=seed, source="synthetic rows")
+
+
 @dataclass(frozen=True, eq=False)
-class SparseMixture:
+class SparseMixture(GroundTruth):
     """x = Σ_i h_i v_i (+ noise): exactly s features per row, s drawn from a mixture, coefficients i.i.d. and ≥ 0.
 
     Args:
@@ -106,18 +147,6 @@ class SparseMixture:
                 # 1 − U: uniform on (0, 1], so that a feature that occurs never has coefficient 0.
                 return 1 - torch.rand(shape, generator=generator)
 
-    def rows(self, rows: int, *, seed: int = 0) -> Samples:
-        """A fixed data set."""
-        draws = generator(seed, "fixed rows")
-        blocks = [self.sample(min(8192, rows - i), draws) for i in range(0, rows, 8192)]
-        return Samples(torch.cat([b.x for b in blocks]), torch.cat([b.h for b in blocks]))
-
-    def stream(self, batch: int, *, rows: int | None = None, seed: int = 0) -> "ArrayStream | FreshStream":
-        """A stream over `rows` fixed rows, or over fresh ones without end."""
-        if rows is None:
-            return FreshStream(self, batch, seed=seed)
-        return ArrayStream(self.rows(rows, seed=seed).x, batch, seed=seed, source="synthetic rows")
-
 
 def imbalanced(**changes: Any) -> SparseMixture:
     """The paper's imbalanced set (arXiv 2506.14002; n = 128, d = 42, half of the rows s = 3, half s = 20)."""
@@ -127,16 +156,16 @@ def imbalanced(**changes: Any) -> SparseMixture:
 class FreshStream:
     """Rows never seen before. Batch i depends on (seed, i) alone: the position is one integer."""
 
-    def __init__(self, truth: SparseMixture, batch: int, *, seed: int = 0):
+    def __init__(self, truth: GroundTruth, batch: int, *, seed: int = 0):
         if batch < 1:
             raise ValueError(f"batch={batch} must be at least 1")
-        self.truth, self.batch, self.seed, self.d, self.position = truth, batch, seed, truth.d, 0
+        self.truth, self.batch, self.seed, self.d, self.position = truth, batch, seed, truth.features.shape[1], 0
 
     def __iter__(self) -> Iterator[Batch]:
         return self
 
     def __next__(self) -> Batch:
-        x = self.truth.sample(self.batch, generator(self.seed, "fresh rows", self.position)).x
+        x = self.truth.drawn(self.batch, generator(self.seed, "fresh rows", self.position)).x
         self.position += 1
         return Batch(x, x)
 

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from overtone.ops import cpu, dense, reference
+from overtone.ops import cpu, dense, pursuit, reference
 from overtone.ops.codes import AnyCodes, DenseCodes, Encoded, SparseCodes, concatenate
 from overtone.ops.error import HalfSquareError
 from overtone.ops.memory import release
@@ -27,7 +27,10 @@ __all__ = [
     "concatenate",
     "decode",
     "decode_groups",
+    "encode_abs_topk",
     "encode_batch_topk",
+    "encode_group_max",
+    "encode_pursuit",
     "encode_threshold",
     "encode_topk",
     "encode_with",
@@ -108,9 +111,74 @@ def encode_batch_topk(
     """
     _check_rows(x)
     _check_k(k, W_enc)
-    run = _implementation(x, W_enc, b_enc)
-    encode = cpu.encode_batch_topk if run is cpu else reference.encode_batch_topk
-    return encode(x, W_enc, b_enc, k, centre=centre)
+    return _cpu_or_reference(x, W_enc, b_enc).encode_batch_topk(x, W_enc, b_enc, k, centre=centre)
+
+
+def encode_abs_topk(
+    x: Float[Tensor, "batch d"],
+    W_enc: Float[Tensor, "latents d"],
+    b_enc: Float[Tensor, " latents"],
+    k: int,
+    *,
+    centre: Float[Tensor, " d"] | None = None,
+) -> Encoded:
+    """Codes y of the k entries of every row that are largest in size |y|, of either sign (AbsTopK).
+
+    Exact; of equal sizes the lower latent wins; zeros are no entries. A latent fires where it is active, and its peak is the
+    largest |y|. Gradients and invariances as in `encode_topk`; −x has the codes −z where nothing shifts it.
+
+    Raises:
+        ValueError: k not in 1 … latents, or no rows.
+    """
+    _check_rows(x)
+    _check_k(k, W_enc)
+    return _cpu_or_reference(x, W_enc, b_enc).encode_abs_topk(x, W_enc, b_enc, k, centre=centre)
+
+
+def encode_group_max(
+    x: Float[Tensor, "batch d"],
+    W_enc: Float[Tensor, "latents d"],
+    b_enc: Float[Tensor, " latents"],
+    k: int,
+    *,
+    centre: Float[Tensor, " d"] | None = None,
+) -> Encoded:
+    """Codes max(y, 0) of the largest y = W_enc (x − centre) + b_enc of each of k groups of neighbouring latents (GroupMax).
+
+    Group sizes differ by at most one, larger ones first. Exact; of equal entries the lower latent wins. Gradients as in
+    `encode_threshold`; permuting latents within groups permutes codes.
+
+    Raises:
+        ValueError: k not in 1 … latents, or no rows.
+    """
+    _check_rows(x)
+    _check_k(k, W_enc)
+    return _cpu_or_reference(x, W_enc, b_enc).encode_group_max(x, W_enc, b_enc, k, centre=centre)
+
+
+def encode_pursuit(
+    x: Float[Tensor, "batch d"],
+    W: Float[Tensor, "latents d"],
+    steps: int,
+    *,
+    residual: float = 0.0,
+    centre: Float[Tensor, " d"] | None = None,
+) -> Encoded:
+    """Codes of at most `steps` steps of matching pursuit on the atoms W, meant to be unit rows (maths.md eq. 30).
+
+    A row stops where its residual's norm is under `residual`, or no atom has a positive product with it: codes are ≥ 0. A latent
+    picked again adds to its code and stays one entry. A latent fires where its code is positive; its peak is its largest code.
+    Of equal products the lower latent is picked. Gradients reach x, W and centre through all steps' products; which atoms were
+    picked has none. Memory is that of the codes and a few numbers per coordinate of x.
+
+    Raises:
+        ValueError: no step, or no rows.
+    """
+    _check_rows(x)
+    if steps < 1:
+        raise ValueError(f"steps={steps} must be at least 1")
+    run = reference if _implementation(x, W) is reference else pursuit
+    return run.encode_pursuit(x, W, steps, residual=residual, centre=centre)
 
 
 def encode_with(
@@ -196,6 +264,11 @@ def _implementation(*tensors: Tensor) -> ModuleType:
 
         return gpu
     return reference
+
+
+def _cpu_or_reference(*tensors: Tensor) -> ModuleType:
+    """For what has no kernels on the GPU."""
+    return cpu if _implementation(*tensors) is cpu else reference
 
 
 @cache

@@ -23,6 +23,7 @@ class Rule(ABC):
     """What makes an entry active."""
 
     whole_batch = False  # whether candidates can only be told from the whole batch
+    signed = False  # whether negative entries can be active too, and an entry counts by its size
 
     @abstractmethod
     def screened(self, x: Tensor, W: Tensor, b: Tensor) -> Tensor | None:
@@ -74,6 +75,47 @@ class Largest(Rule):
     def active(self, values: Tensor, rows: Tensor, rows_total: int) -> Bool[Tensor, " candidates"]:
         kept = torch.from_numpy(select.largest(values.numpy(), rows.numpy(), rows_total, self.k))
         return kept & (values > 0)
+
+
+@dataclass(frozen=True)
+class LargestSizes(Rule):
+    """The k entries of every row that are largest in size, where they are not zero."""
+
+    k: int
+    signed = True
+
+    @override
+    def screened(self, x: Tensor, W: Tensor, b: Tensor) -> Tensor | None:
+        return screening.largest(x, W, b, self.k, signed=True)
+
+    @override
+    def candidates(self, pre: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        return select.at_least_kth(np.abs(pre), mask, self.k)
+
+    @override
+    def active(self, values: Tensor, rows: Tensor, rows_total: int) -> Bool[Tensor, " candidates"]:
+        size = values.abs()
+        return torch.from_numpy(select.largest(size.numpy(), rows.numpy(), rows_total, self.k)) & (size > 0)
+
+
+@dataclass(frozen=True)
+class LargestOfGroups(Rule):
+    """The largest entry of each of k groups of neighbouring latents, in every row, where it is positive."""
+
+    k: int
+
+    @override
+    def screened(self, x: Tensor, W: Tensor, b: Tensor) -> Tensor | None:
+        # A group has too few latents for its largest to stand out in bfloat16: most would be candidates.
+        return None
+
+    @override
+    def candidates(self, pre: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        return select.largest_of_groups(pre, self.k)
+
+    @override
+    def active(self, values: Tensor, rows: Tensor, rows_total: int) -> Bool[Tensor, " candidates"]:
+        return values > 0
 
 
 @dataclass(frozen=True)

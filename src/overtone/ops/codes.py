@@ -174,6 +174,8 @@ class Encoded(NamedTuple):
         peak: the largest y of the rows in which a latent fires, 0 for one that fires in none.
         gate: how far the gate of each latent is open, with a gradient that codes do not give: what a sparsity penalty acts
             on. 1{y > θ} for a threshold that is trained, max(π, 0) of a gate with pre-activations π of its own.
+
+    Where codes have either sign, y counts by its size; in a pursuit, which has no one y, it is the code.
     """
 
     codes: AnyCodes

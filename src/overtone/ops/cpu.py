@@ -15,7 +15,16 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from overtone.ops import dense, quantised
-from overtone.ops.candidates import Above, Largest, LargestOfBatch, Rule, active_entries, screened_places
+from overtone.ops.candidates import (
+    Above,
+    Largest,
+    LargestOfBatch,
+    LargestOfGroups,
+    LargestSizes,
+    Rule,
+    active_entries,
+    screened_places,
+)
 from overtone.ops.codes import Encoded, SparseCodes
 from overtone.ops.entries import Entries, Tally
 from overtone.ops.loops import weighted_sums
@@ -72,10 +81,34 @@ def encode_batch_topk(
     return _encode_largest(LargestOfBatch(k), x, W_enc, b_enc, centre)
 
 
+def encode_abs_topk(
+    x: Float[Tensor, "batch d"],
+    W_enc: Float[Tensor, "latents d"],
+    b_enc: Float[Tensor, " latents"],
+    k: int,
+    *,
+    centre: Float[Tensor, " d"] | None = None,
+) -> Encoded:
+    """See `overtone.ops.encode_abs_topk`."""
+    return _encode_largest(LargestSizes(k), x, W_enc, b_enc, centre)
+
+
+def encode_group_max(
+    x: Float[Tensor, "batch d"],
+    W_enc: Float[Tensor, "latents d"],
+    b_enc: Float[Tensor, " latents"],
+    k: int,
+    *,
+    centre: Float[Tensor, " d"] | None = None,
+) -> Encoded:
+    """See `overtone.ops.encode_group_max`."""
+    return _encode_largest(LargestOfGroups(k), x, W_enc, b_enc, centre)
+
+
 def _encode_largest(rule: Rule, x: Tensor, W_enc: Tensor, b_enc: Tensor, centre: Tensor | None) -> Encoded:
     shifted = _shifted(x, centre)
     entries = active_entries(shifted, W_enc, b_enc, rule, screened_places(shifted, W_enc, b_enc, rule))
-    return _encode(x, W_enc, b_enc, centre, False, shifted, entries)
+    return _encode(x, W_enc, b_enc, centre, False, shifted, entries, signed=rule.signed)
 
 
 def decode(
@@ -102,19 +135,28 @@ def _shifted(x: Tensor, centre: Tensor | None) -> Tensor:
 
 
 def _encode(
-    x: Tensor, W_enc: Tensor, b_enc: Tensor, centre: Tensor | None, jump: bool, shifted: Tensor, entries: Entries
+    x: Tensor,
+    W_enc: Tensor,
+    b_enc: Tensor,
+    centre: Tensor | None,
+    jump: bool,
+    shifted: Tensor,
+    entries: Entries,
+    *,
+    signed: bool = False,
 ) -> Encoded:
     batch, latents_total = len(x), len(W_enc)
-    offsets, fired, peak = entries.tally or _tally(entries, batch, latents_total)
+    offsets, fired, peak = entries.tally or _tally(entries, batch, latents_total, signed)
     values = _Values.apply(x, W_enc, b_enc, centre, jump, shifted, entries, offsets)
     codes = SparseCodes(values, entries.latents, offsets, latents_total, entries.order)  # pyright: ignore[reportArgumentType]
     return Encoded(codes, fired, peak)
 
 
-def _tally(entries: Entries, batch: int, latents_total: int) -> Tally:
+def _tally(entries: Entries, batch: int, latents_total: int, signed: bool) -> Tally:
     offsets = torch.searchsorted(entries.rows, torch.arange(batch + 1))
     fired = torch.bincount(entries.latents, minlength=latents_total)
-    peak = torch.zeros(latents_total).scatter_reduce_(0, entries.latents, entries.pre, "amax").clamp_(min=0)
+    size = entries.pre.abs() if signed else entries.pre
+    peak = torch.zeros(latents_total).scatter_reduce_(0, entries.latents, size, "amax").clamp_(min=0)
     return Tally(offsets, fired, peak)
 
 

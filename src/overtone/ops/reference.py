@@ -54,6 +54,61 @@ def encode_batch_topk(
     return _encoded(pre, pre, selected & (pre > 0))
 
 
+def encode_abs_topk(
+    x: Float[Tensor, "batch d"],
+    W_enc: Float[Tensor, "latents d"],
+    b_enc: Float[Tensor, " latents"],
+    k: int,
+    *,
+    centre: Float[Tensor, " d"] | None = None,
+) -> Encoded:
+    """See `overtone.ops.encode_abs_topk`."""
+    pre = (x if centre is None else x - centre) @ W_enc.T + b_enc
+    size = pre.abs()
+    kept = size.argsort(dim=1, descending=True, stable=True)[:, :k]
+    active = torch.zeros_like(pre, dtype=torch.bool).scatter(1, kept, True) & (size > 0)
+    return Encoded(SparseCodes.from_dense(pre, active), *_firing(size, active))
+
+
+def encode_group_max(
+    x: Float[Tensor, "batch d"],
+    W_enc: Float[Tensor, "latents d"],
+    b_enc: Float[Tensor, " latents"],
+    k: int,
+    *,
+    centre: Float[Tensor, " d"] | None = None,
+) -> Encoded:
+    """See `overtone.ops.encode_group_max`."""
+    pre = (x if centre is None else x - centre) @ W_enc.T + b_enc
+    selected = [
+        torch.zeros_like(group, dtype=torch.bool).scatter(1, group.argmax(1, keepdim=True), True)
+        for group in pre.tensor_split(k, dim=1)
+    ]
+    return _encoded(pre, pre, torch.cat(selected, dim=1) & (pre > 0))
+
+
+def encode_pursuit(
+    x: Float[Tensor, "batch d"],
+    W: Float[Tensor, "latents d"],
+    steps: int,
+    *,
+    residual: float = 0.0,
+    centre: Float[Tensor, " d"] | None = None,
+) -> Encoded:
+    """See `overtone.ops.encode_pursuit`."""
+    left = x if centre is None else x - centre
+    z = left.new_zeros(len(x), len(W))
+    going = torch.ones(len(x), dtype=torch.bool, device=x.device)
+    for _ in range(steps):
+        best = (left @ W.T).argmax(1)
+        code = (left * W[best]).sum(1)
+        going = going & (code > 0) & (left.norm(dim=1) >= residual)
+        code = torch.where(going, code, 0)
+        z = z.scatter_add(1, best[:, None], code[:, None])
+        left = left - code[:, None] * W[best]
+    return _encoded(z, z, z > 0)
+
+
 def encode_with(
     activation: Callable[[Tensor], Tensor],
     x: Float[Tensor, "batch d"],

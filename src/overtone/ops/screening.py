@@ -30,6 +30,8 @@ _CONVERTED = 2**18
 _MOST_CANDIDATES = 1 / 24
 # Below this many products there is nothing to save.
 _SMALLEST = 2**27
+# All bits but the sign.
+_SIZE = np.int16(2**15 - 1)
 # No bfloat16 compares below this: every entry is a candidate.
 _ALL = np.int16(-(2**15))
 
@@ -69,8 +71,11 @@ def above(x: Tensor, W: Tensor, b: Tensor, threshold: float) -> Tensor | None:
     return _collect(screen, None, lambda products, mask: np.greater_equal(products, keys, out=mask))
 
 
-def largest(x: Tensor, W: Tensor, b: Tensor, k: int) -> Tensor | None:
-    """Flat places, ascending, of a superset of the k largest entries of every row of x Wᵀ + b; None: too many."""
+def largest(x: Tensor, W: Tensor, b: Tensor, k: int, *, signed: bool = False) -> Tensor | None:
+    """Flat places, ascending, of a superset of the k largest entries of every row of x Wᵀ + b; None: too many.
+
+    `signed`: of the k largest in size. | |ŷ| − |y| | ≤ |ŷ − y|, so the bound is the same.
+    """
     screen = _screen(x, W, b)
     done = 0
 
@@ -78,6 +83,8 @@ def largest(x: Tensor, W: Tensor, b: Tensor, k: int) -> Tensor | None:
         nonlocal done
         error = screen.row_error[done : done + len(products)]
         done += len(products)
+        if signed:
+            products = products & _SIZE
         keys = _keys_of_kth(select.kth_largest_at_least(products, k), error)
         return None if (keys == _ALL).any() else np.greater_equal(products, keys[:, None], out=mask)
 

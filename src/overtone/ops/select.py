@@ -28,6 +28,19 @@ def at_least_kth_of_all(pre: np.ndarray, mask: np.ndarray, k: int) -> np.ndarray
     return np.flatnonzero(np.greater_equal(pre, floor, out=mask))
 
 
+def largest_of_groups(pre: np.ndarray, k: int) -> np.ndarray:
+    """Flat indices, ascending, of the largest entry of each of k groups of neighbouring latents in every row of pre.
+
+    Of equal entries the first wins. The first groups have one latent more where k does not divide their number.
+    """
+    rows, latents = pre.shape
+    size, larger = divmod(latents, k)
+    split = larger * (size + 1)
+    first = pre[:, :split].reshape(rows, larger, size + 1).argmax(2) + np.arange(larger) * (size + 1)
+    rest = pre[:, split:].reshape(rows, k - larger, size).argmax(2) + split + np.arange(k - larger) * size
+    return (np.concatenate([first, rest], axis=1) + np.arange(rows)[:, None] * latents).reshape(-1)
+
+
 def largest(values: np.ndarray, row: np.ndarray, rows: int, k: int) -> np.ndarray:
     """Which of some entries, given in the order of rows, are among the k largest of their row.
 

@@ -1,0 +1,35 @@
+import pytest
+import torch
+
+from overtone import gba
+from overtone.dictionary import Dictionary
+from overtone.recipes import SUITES, Suite, uncentred, with_gba_centre
+
+
+@pytest.mark.parametrize("suite", SUITES.values(), ids=lambda suite: suite.name)
+def test_every_method_of_a_suite_can_be_trained_as_it_is(suite: Suite):
+    """Sizes that fit, defaults that exist, and all of a suite's methods centred alike."""
+    assert set(suite.default_methods) <= set(suite.contestants) and "gba" in suite.default_methods
+    truth = suite.truth(seed=0)
+    latents = suite.width * len(truth.features)
+    for contestant in suite.contestants.values():
+        run = suite.run(contestant.make(), latents=latents, steps=1, seed=0)
+        assert run.batch == suite.batch
+    if suite.name != "imbalanced":
+        methods = [contestant.make() for contestant in suite.contestants.values()]
+        assert len({(m.parametrisation.centre, m.parametrisation.input_norm, m.lr) for m in methods}) == 1
+
+
+def test_gba_centred_as_gba_is_gba(generator: torch.Generator):
+    """The quantile start takes the centre that is there: it has to come first whatever the order it is added in."""
+
+    sample = torch.nn.functional.normalize(torch.randn(500, 12, generator=generator) + 1, dim=1)
+    biases = []
+    for method in (gba(groups=4), with_gba_centre(gba(groups=4))):
+        dictionary = Dictionary(12, 20, method.select, method.parametrisation)
+        for rule in method.rules:
+            rule.begin(dictionary, sample)
+        biases.append((dictionary.b_dec, dictionary.b_enc))
+    for one, two in zip(*biases, strict=True):
+        assert torch.equal(one, two) and one.any()
+    assert not any(type(rule).__name__ == "CentreAtMean" for rule in uncentred(gba()).rules)
