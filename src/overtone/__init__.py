@@ -12,17 +12,30 @@ from overtone.data.shuffle import StoreStream
 from overtone.data.store import Store
 from overtone.data.stream import ArrayStream, Batch, SharedRows, Stream
 from overtone.data.synthetic import FreshStream, SparseMixture, imbalanced
+from overtone.data.synthetic_sites import ReLUMap, SiteMixture, site_mixture
 from overtone.data.text import Document, iter_documents, load_documents, split_documents
 from overtone.dictionary import Codes, Dictionary, Parametrisation
 from overtone.firing import FiringStats
+from overtone.layout import Block, Layout
 from overtone.losses import L1, Alignment, LossTerm, Matryoshka, RarestFirst, Reconstruction
 from overtone.method import Method, ba, batch_topk, gba, gba_paper, l1, matryoshka, modified_ba, topk
 from overtone.metrics.latents import latent_stats
 from overtone.metrics.reconstruction import evaluate
 from overtone.metrics.recovery import recovery
-from overtone.rules import BiasAdaptation, CentreAtMean, FixedBias, Rule, ThresholdEMA, UnitNorm, adapt_bias
+from overtone.metrics.sites import site_norms
+from overtone.rules import (
+    BiasAdaptation,
+    CentreAtMean,
+    FixedBias,
+    Rule,
+    ThresholdEMA,
+    UnitEncoder,
+    UnitNorm,
+    adapt_bias,
+)
 from overtone.runs import RunFolder, execute, execute_together, fit
 from overtone.selection import BatchSelection, BatchTopK, JumpReLU, ReLU, Selection, SmoothReLU, TopK
+from overtone.sites import transcoder
 from overtone.spectrum import Spectrum
 from overtone.training import Record, Run, TrainState, start, train
 from overtone.version import __version__
@@ -36,6 +49,7 @@ __all__ = [
     "BatchSelection",
     "BatchTopK",
     "BiasAdaptation",
+    "Block",
     "CentreAtMean",
     "CheckpointError",
     "Codes",
@@ -48,12 +62,14 @@ __all__ = [
     "HarvestStream",
     "JumpReLU",
     "LanguageModel",
+    "Layout",
     "LossTerm",
     "Matryoshka",
     "Method",
     "Parametrisation",
     "RarestFirst",
     "ReLU",
+    "ReLUMap",
     "Reconstruction",
     "Record",
     "Rule",
@@ -61,6 +77,7 @@ __all__ = [
     "RunFolder",
     "Selection",
     "SharedRows",
+    "SiteMixture",
     "SmoothReLU",
     "SparseMixture",
     "Spectrum",
@@ -71,6 +88,7 @@ __all__ = [
     "ThresholdEMA",
     "TopK",
     "TrainState",
+    "UnitEncoder",
     "UnitNorm",
     "__version__",
     "adapt_bias",
@@ -98,8 +116,11 @@ __all__ = [
     "modified_ba",
     "recovery",
     "save",
+    "site_mixture",
+    "site_norms",
     "split_documents",
     "start",
     "topk",
     "train",
+    "transcoder",
 ]

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from overtone.dictionary import Parametrisation
+from overtone.layout import Block, Layout
 from overtone.losses import L1, Alignment, Matryoshka, RarestFirst, Reconstruction
 from overtone.method import Method
-from overtone.rules import BiasAdaptation, CentreAtMean, FixedBias, ThresholdEMA, UnitNorm
+from overtone.rules import BiasAdaptation, CentreAtMean, FixedBias, ThresholdEMA, UnitEncoder, UnitNorm
 from overtone.selection import BatchTopK, JumpReLU, ReLU, SmoothReLU, TopK
 from overtone.spectrum import Spectrum
 
@@ -16,6 +17,7 @@ PARTS: tuple[type, ...] = (
     *(ReLU, JumpReLU, SmoothReLU, TopK, BatchTopK),
     *(Reconstruction, RarestFirst, Matryoshka, L1, Alignment),
     *(UnitNorm, BiasAdaptation, CentreAtMean, FixedBias, ThresholdEMA),
+    *(UnitEncoder, Layout, Block),
 )
 
 

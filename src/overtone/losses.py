@@ -104,7 +104,10 @@ class Matryoshka:
 
 @dataclass(frozen=True)
 class L1:
-    """coefficient · Σ_m |z_m| ‖a_m w_m‖, averaged over rows: the decoder norm makes the term blind to rescaling."""
+    """coefficient · Σ_m |z_m| ‖a_m w_m‖, averaged over rows: the decoder norm makes the term blind to rescaling.
+
+    Over several sites the decoder norm is the sum of the sites' (maths.md eq. 23).
+    """
 
     coefficient: float
 
@@ -114,7 +117,7 @@ class L1:
 
     def __call__(self, dictionary: Dictionary, codes: Codes, target: Float[Tensor, "batch d"]) -> Float[Tensor, ""]:
         """Scalar loss."""
-        norms = dictionary.effective_atoms.norm(dim=1)
+        norms = dictionary.site_norms.sum(1)
         return self.coefficient * codes.entries.scaled(norms).values.abs().sum() / codes.entries.rows_total
 
 

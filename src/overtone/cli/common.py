@@ -19,8 +19,10 @@ from rich.progress import (
 )
 
 from overtone import method as methods
+from overtone.dictionary import Dictionary
 from overtone.files import replace_text
 from overtone.method import Method
+from overtone.metrics.sites import site_norms
 from overtone.training import Record, Run
 
 MethodName = Literal["gba", "gba-paper", "ba", "modified-ba", "topk", "batch-topk", "matryoshka", "l1"]
@@ -111,6 +113,21 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def tell_sites(label: str, dictionary: Dictionary, result: dict[str, Any]) -> None:
+    """Print how a crosscoder's sites fare, and whose its latents are; nothing for one site."""
+    explained = result.get("site_explained_variance")
+    if explained is None:
+        return
+    norms = site_norms(dictionary)
+    parts = [
+        f"{site}: explained variance {ev:.3f}, {len(norms.exclusive(site)):,} latents its own"
+        for site, ev in explained.items()
+    ]
+    console.print(
+        f"{label} – {'; '.join(parts)}; {len(norms.shared()):,} of {dictionary.latents:,} latents shared by all"
+    )
 
 
 def spread(values: list[float], digits: int = 1) -> str:
