@@ -17,3 +17,7 @@ def module(name: str) -> ModuleType:
 
 def test_own_activations():
     assert module("own_activations").main() >= 0.95
+
+
+def test_sites():
+    assert min(module("sites").main(steps=300)) > 0.8

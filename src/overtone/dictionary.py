@@ -58,8 +58,8 @@ class Parametrisation:
         centre: "trained" – b_dec is a parameter; "fixed" – it stays where the rules put it at the start (0 if none does).
         input_norm: "row" – every input row is scaled to unit norm; "site" – every site is divided by one number, its typical
             norm on the first rows; "none" – inputs are taken as they are. Where there are several sites, "row" comes after
-            "site" (maths.md eq. 20–21).
-        skip: a transcoder has a linear path W_skip (x − centre) beside its latents (maths.md eq. 22).
+            "site" (maths.md eq. S1–S2).
+        skip: a transcoder has a linear path W_skip (x − centre) beside its latents (maths.md eq. S3).
     """
 
     tied: bool = True
@@ -85,7 +85,7 @@ TWIN = {"W_enc": "W_dec", "centre": "b_dec", "write_scale": "read_scale"}
 
 
 class Dictionary(nn.Module):
-    """f(x) = Σ_m a_m φ(y_m) w_m + b_dec with y = W_enc (x − centre) + b_enc (maths.md eq. 1–2, 20–22).
+    """f(x) = Σ_m a_m φ(y_m) w_m + b_dec with y = W_enc (x − centre) + b_enc (maths.md eq. 1–2, S1–S3).
 
     Reading and reconstructing the same rows, its centre is b_dec itself. A transcoder has a centre of its own, which stays at
     the mean of the first rows.

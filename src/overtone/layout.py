@@ -103,7 +103,7 @@ def columns(values: Float[Tensor, " blocks"], blocks: Sequence[Block]) -> Float[
 
 
 def typical_norms(rows: Float[Tensor, "rows columns"], blocks: Sequence[Block]) -> Float[Tensor, " blocks"]:
-    """What each site is divided by so that a typical row, all sites side by side, has norm 1 (maths.md eq. 20).
+    """What each site is divided by so that a typical row, all sites side by side, has norm 1 (maths.md eq. S1).
 
     √S times the median of the site's positive row norms: a few rows of a hundred times the usual norm, as attention sinks
     have, do not move it.

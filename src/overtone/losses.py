@@ -106,7 +106,7 @@ class Matryoshka:
 class L1:
     """coefficient · Σ_m |z_m| ‖a_m w_m‖, averaged over rows: the decoder norm makes the term blind to rescaling.
 
-    Over several sites the decoder norm is the sum of the sites' (maths.md eq. 23).
+    Over several sites the decoder norm is the sum of the sites' (maths.md eq. S4).
     """
 
     coefficient: float

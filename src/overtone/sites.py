@@ -12,7 +12,7 @@ def transcoder(method: Method, *, skip: bool = False) -> Method:
     Encoder and decoder have weights of their own. Where the bias is steered (GBA and its kin), encoder rows are kept on the unit
     sphere, so that its thresholds, quantile start and peaks mean what they mean with tied weights; atoms are as the method
     has them. Inputs are divided by one number for all rows and not by each row's norm, which the target does not share
-    (maths.md eq. 21). b_dec, which shifts nothing on its way in, is trained.
+    (maths.md eq. S2). b_dec, which shifts nothing on its way in, is trained.
 
     Args:
         method: any method; one that is in this form already changes in `skip` alone.

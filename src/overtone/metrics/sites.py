@@ -22,7 +22,7 @@ class SiteNorms(NamedTuple):
 
     @property
     def share(self) -> Float[Tensor, "latents sites"]:
-        """ρ_ms, each latent's relative norm: its norm at a site over the sum of its norms (maths.md eq. 24); rows sum to 1.
+        """ρ_ms, each latent's relative norm: its norm at a site over the sum of its norms (maths.md eq. S5); rows sum to 1.
 
         With two sites, 1 is a latent of this site alone, ½ one of both alike, 0 one of the other. Invariant to rescaling atoms;
         a latent without any norm counts as nowhere (all 0).
