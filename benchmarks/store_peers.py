@@ -81,7 +81,7 @@ def compare(store: Store, other: Worker, memory_mib: int, rounds: int, batches: 
         theirs.append(other.ask(batches)["seconds"])
     rows, ours, theirs = batches * BATCH, ours[1:], theirs[1:]
     return {
-        "d": stream.d,
+        "d": stream.layout.d,
         "ours_rows_per_s": Spread.of([rows / t.seconds for t in ours])._asdict(),
         "peer_rows_per_s": Spread.of([rows / seconds for seconds in theirs])._asdict(),
         "ratio": Spread.of([b / a.seconds for a, b in zip(ours, theirs, strict=True)])._asdict(),

@@ -21,3 +21,7 @@ def test_own_activations():
 
 def test_own_method():
     assert module("own_method").main(steps=100) >= 0.3
+
+
+def test_sites():
+    assert min(module("sites").main(steps=300)) > 0.8

@@ -12,11 +12,13 @@ from overtone.data.shuffle import StoreStream
 from overtone.data.store import Store
 from overtone.data.stream import ArrayStream, Batch, SharedRows, Stream
 from overtone.data.synthetic import FreshStream, SparseMixture, imbalanced
+from overtone.data.synthetic_sites import ReLUMap, SiteMixture, site_mixture
 from overtone.data.text import Document, iter_documents, load_documents, split_documents
 from overtone.dictionary import Codes, Dictionary, Parametrisation
 from overtone.firing import FiringStats
 from overtone.gating import Gated, ThresholdJumpReLU
 from overtone.guidance import Anchoring, AuxK, Orthogonality
+from overtone.layout import Block, Layout
 from overtone.losses import Alignment, LossTerm, Matryoshka, NormalisedMSE, RarestFirst, Reconstruction
 from overtone.method import Method
 from overtone.methods import (
@@ -42,6 +44,7 @@ from overtone.methods import (
 from overtone.metrics.latents import latent_stats
 from overtone.metrics.reconstruction import evaluate
 from overtone.metrics.recovery import recovery
+from overtone.metrics.sites import site_norms
 from overtone.penalties import L0, L1, GateL1, GateReconstruction, Lp, PreActivation, Tanh
 from overtone.revival import CountIdle, DeadResampling
 from overtone.rules import (
@@ -51,6 +54,7 @@ from overtone.rules import (
     Rule,
     TangentGradient,
     ThresholdEMA,
+    UnitEncoder,
     UnitNorm,
     WhitenedEncoder,
     adapt_bias,
@@ -72,6 +76,7 @@ from overtone.selection import (
     Weight,
     WeightedSelection,
 )
+from overtone.sites import transcoder
 from overtone.spectrum import Spectrum
 from overtone.training import Record, Run, TrainState, start, train
 from overtone.version import __version__
@@ -89,6 +94,7 @@ __all__ = [
     "BatchSelection",
     "BatchTopK",
     "BiasAdaptation",
+    "Block",
     "CentreAtMean",
     "CheckpointError",
     "Codes",
@@ -107,6 +113,7 @@ __all__ = [
     "HarvestStream",
     "JumpReLU",
     "LanguageModel",
+    "Layout",
     "LossTerm",
     "Lp",
     "MatchingPursuit",
@@ -119,6 +126,7 @@ __all__ = [
     "Ramp",
     "RarestFirst",
     "ReLU",
+    "ReLUMap",
     "Reconstruction",
     "Record",
     "Rule",
@@ -126,6 +134,7 @@ __all__ = [
     "RunFolder",
     "Selection",
     "SharedRows",
+    "SiteMixture",
     "SmoothReLU",
     "SparseMixture",
     "Spectrum",
@@ -140,6 +149,7 @@ __all__ = [
     "ThresholdJumpReLU",
     "TopK",
     "TrainState",
+    "UnitEncoder",
     "UnitNorm",
     "Weight",
     "WeightedSelection",
@@ -179,11 +189,14 @@ __all__ = [
     "p_anneal",
     "recovery",
     "save",
+    "site_mixture",
+    "site_norms",
     "split_documents",
     "start",
     "tanh_jumprelu",
     "topk",
     "train",
+    "transcoder",
     "warmed",
     "with_aux_k",
 ]

@@ -11,10 +11,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from overtone import config
-from overtone.data.stream import Stream
+from overtone.data.stream import Batch, Stream
 from overtone.dictionary import Dictionary, Parametrisation
 from overtone.files import create_folder, write_tensors
 from overtone.firing import FiringStats
+from overtone.layout import Layout
 from overtone.training import Run, TrainState, begin
 
 FORMAT = 1
@@ -45,7 +46,7 @@ def _write_dictionary(dictionary: Dictionary, folder: Path, info: dict[str, Any]
     description = {
         "format": "overtone-dictionary",
         "version": FORMAT,
-        "d": dictionary.d,
+        "layout": config.to_json(dictionary.layout),
         "latents": dictionary.latents,
         "select": config.to_json(dictionary.select),
         "parametrisation": config.to_json(dictionary.parametrisation),
@@ -71,7 +72,9 @@ def load(path: str | Path, *, parts: Iterable[type] = ()) -> Dictionary:
         select, parametrisation = (config.from_json(description[k], parts) for k in ("select", "parametrisation"))
         if not isinstance(parametrisation, Parametrisation):
             raise TypeError("parametrisation is not a Parametrisation")
-        dictionary = Dictionary(description["d"], description["latents"], select, parametrisation)
+        # Dictionaries of one site were once described by its width alone.
+        layout = config.from_json(description["layout"]) if "layout" in description else Layout.of(description["d"])
+        dictionary = Dictionary(layout, description["latents"], select, parametrisation)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / CONFIG} does not describe a dictionary: {error}") from error
     tensors = read_tensors(folder / WEIGHTS)
@@ -152,7 +155,8 @@ def load_state(run: Run, stream: Stream, checkpoint: Path) -> TrainState:
             f"{checkpoint} belongs to a run with other settings; resume with the run's own configuration"
         )
     tensors = read_tensors(checkpoint / STATE)
-    state = begin(run, torch.ones(2, stream.d))  # its values are replaced below
+    layout = stream.layout
+    state = begin(run, layout, Batch(torch.ones(2, layout.d), torch.ones(2, layout.d_out)))  # replaced below
     expected = _state_tensors(state) | _optimiser_tensors(run, state.dictionary)
     wrong = sorted(n for n in expected.keys() | tensors.keys() if _shape(expected, n) != _shape(tensors, n))
     if wrong:

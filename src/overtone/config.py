@@ -7,6 +7,7 @@ from typing import Any
 from overtone.dictionary import Parametrisation
 from overtone.gating import Gated, ThresholdJumpReLU
 from overtone.guidance import Anchoring, AuxK, Orthogonality
+from overtone.layout import Block, Layout
 from overtone.losses import Alignment, Matryoshka, NormalisedMSE, RarestFirst, Reconstruction
 from overtone.method import Method
 from overtone.penalties import L0, L1, GateL1, GateReconstruction, Lp, PreActivation, Tanh
@@ -17,6 +18,7 @@ from overtone.rules import (
     FixedBias,
     TangentGradient,
     ThresholdEMA,
+    UnitEncoder,
     UnitNorm,
     WhitenedEncoder,
 )
@@ -43,6 +45,7 @@ PARTS: tuple[type, ...] = (
     *(L1, Lp, L0, Tanh, PreActivation, GateL1, GateReconstruction, AuxK, Orthogonality, Anchoring, Ramp),
     *(UnitNorm, BiasAdaptation, CentreAtMean, FixedBias, ThresholdEMA, WhitenedEncoder),
     *(TangentGradient, CountIdle, DeadResampling),
+    *(UnitEncoder, Layout, Block),
 )
 
 

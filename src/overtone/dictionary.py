@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from overtone import firing, ops
 from overtone.firing import FiringStats
+from overtone.layout import Layout, columns, typical_norms
 from overtone.ops import AnyCodes, DenseCodes, Encoded
 from overtone.seeds import generator
 from overtone.selection import BatchSelection, JumpReLU, Selection, WeightedSelection
@@ -21,12 +22,13 @@ class Codes(NamedTuple):
     Attributes:
         entries: the active latents of every row with their codes z = φ(y), in units of the normalised input; rows are
             those of the batch, its leading axes laid end to end.
-        norm: the Euclidean norm each input row was divided by (1 where inputs are not normalised): `decode` multiplies
-            by it, so that reconstructions come back in the units of the input.
+        norm: what `decode` multiplies each row by, so that reconstructions come back in the units of the data: the
+            Euclidean norm that the input row was divided by; 1 where rows are not normalised, and for a transcoder.
         seen: how often each latent fired on these rows, and its peak.
         gate: what `ops.Encoded.gate` says: differentiable gates, of selections that have them.
         x: the rows in units of the normalised input, for losses that look at more of them than their codes; kept by
             `Dictionary.encode_batch` alone.
+        skip: what a skip transcoder's linear path adds to the reconstruction, in the units the dictionary works in.
     """
 
     entries: AnyCodes
@@ -34,6 +36,7 @@ class Codes(NamedTuple):
     seen: FiringStats
     gate: AnyCodes | None = None
     x: Float[Tensor, "rows d"] | None = None
+    skip: Float[Tensor, "*batch d_out"] | None = None
 
     @property
     def z(self) -> Float[Tensor, "*batch latents"]:
@@ -58,7 +61,10 @@ class Parametrisation:
         bias: "steered" – the encoder bias gets no gradient and belongs to an after-step rule; "trained" – it is a
             parameter like any other.
         centre: "trained" – b_dec is a parameter; "fixed" – it stays where the rules put it at the start (0 if none does).
-        input_norm: "row" – every input row is scaled to unit norm; "none" – inputs are taken as they are.
+        input_norm: "row" – every input row is scaled to unit norm; "site" – every site is divided by one number, its typical
+            norm on the first rows; "none" – inputs are taken as they are. Where there are several sites, "row" comes after
+            "site" (maths.md eq. S1–S2).
+        skip: a transcoder has a linear path W_skip (x − centre) beside its latents (maths.md eq. S3).
         counts_idle: whether the dictionary keeps count, in `idle`, of the rows since each latent last fired (the rule
             `CountIdle` does the counting): what losses and rules for dead latents go by.
     """
@@ -67,25 +73,33 @@ class Parametrisation:
     scale: bool = True
     bias: Literal["steered", "trained"] = "steered"
     centre: Literal["trained", "fixed"] = "trained"
-    input_norm: Literal["row", "none"] = "row"
+    input_norm: Literal["row", "site", "none"] = "row"
+    skip: bool = False
     counts_idle: bool = False
 
     def __post_init__(self):
         choices = {
             "bias": ("steered", "trained"),
             "centre": ("trained", "fixed"),
-            "input_norm": ("row", "none"),
+            "input_norm": ("row", "site", "none"),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not one of {', '.join(allowed)}")
 
 
+# A weight that serves twice, and the second name that it then answers to.
+TWIN = {"W_enc": "W_dec", "centre": "b_dec", "write_scale": "read_scale"}
+
+
 class Dictionary(nn.Module):
-    """f(x) = Σ_m a_m φ(y_m) w_m + b_dec with y = W_enc (x − b_dec) + b_enc (maths.md eq. 1–2).
+    """f(x) = Σ_m a_m φ(y_m) w_m + b_dec with y = W_enc (x − centre) + b_enc (maths.md eq. 1–2, S1–S3).
+
+    Reading and reconstructing the same rows, its centre is b_dec itself. A transcoder has a centre of its own, which stays at
+    the mean of the first rows.
 
     Args:
-        d: width of the rows, both in and out.
+        d: width of the rows, both in and out; or the layout of a transcoder or crosscoder.
         latents: number of atoms M.
         select: selection rule φ (overtone.selection).
         parametrisation: which weights exist and how inputs are normalised.
@@ -95,15 +109,18 @@ class Dictionary(nn.Module):
     row scales its reconstruction.
     """
 
-    W_dec: Float[Tensor, "latents d"]
+    W_dec: Float[Tensor, "latents d_out"]
     W_enc: Float[Tensor, "latents d"]
     b_enc: Float[Tensor, " latents"]
-    b_dec: Float[Tensor, " d"]
+    b_dec: Float[Tensor, " d_out"]
+    centre: Float[Tensor, " d"]
     idle: Int[Tensor, " latents"]
+    read_scale: Float[Tensor, " reads"] | None
+    write_scale: Float[Tensor, " writes"] | None
 
     def __init__(
         self,
-        d: int,
+        d: int | Layout,
         latents: int,
         select: Selection | None = None,
         parametrisation: Parametrisation | None = None,
@@ -111,24 +128,25 @@ class Dictionary(nn.Module):
         seed: int = 0,
     ):
         super().__init__()
-        if d < 1 or latents < 1:
+        if latents < 1 or (not isinstance(d, Layout) and d < 1):
             raise ValueError(f"d={d} and latents={latents} must both be at least 1")
         k = getattr(select, "k", None)
         if k is not None and k > latents:
             raise ValueError(f"k={k} exceeds latents={latents}; lower k or widen the dictionary")
-        self.d, self.latents = d, latents
+        self.layout = layout = Layout.of(d)
+        self.d, self.d_out, self.latents = layout.d, layout.d_out, latents
         self.select: Selection = select or JumpReLU()
         self.parametrisation = p = parametrisation or Parametrisation()
-        atoms = torch.randn(latents, d, generator=generator(seed, "atoms"))
-        self.W_dec = nn.Parameter(atoms / atoms.norm(dim=1, keepdim=True))
-        if not p.tied:
+        self.W_dec = nn.Parameter(_unit_rows(latents, self.d_out, seed, "atoms"))
+        if layout.onto_itself and not p.tied:
             self.W_enc = nn.Parameter(self.W_dec.detach().clone())
         self.b_enc = nn.Parameter(torch.zeros(latents), requires_grad=p.bias == "trained")
-        self.b_dec = nn.Parameter(torch.zeros(d), requires_grad=p.centre == "trained")
+        self.b_dec = nn.Parameter(torch.zeros(self.d_out), requires_grad=p.centre == "trained")
+        self._add_sites(seed)
         self.scale = nn.Parameter(torch.ones(latents)) if p.scale else None
         if p.counts_idle:
             self.idle = nn.Parameter(torch.zeros(latents, dtype=torch.int64), requires_grad=False)
-        own = self.select.weights(latents, d) if isinstance(self.select, WeightedSelection) else {}
+        own = self.select.weights(latents, self.d) if isinstance(self.select, WeightedSelection) else {}
         for name, weight in own.items():
             if hasattr(self, name):
                 raise ValueError(
@@ -137,13 +155,51 @@ class Dictionary(nn.Module):
             setattr(self, name, nn.Parameter(weight.start, requires_grad=weight.trained))
         self.own_weights = tuple(own)
 
+    def _add_sites(self, seed: int) -> None:
+        """What reading one site and reconstructing another, or several at once, takes besides."""
+        p, layout = self.parametrisation, self.layout
+        scaled = p.input_norm == "site" or (p.input_norm == "row" and not layout.plain)
+        self.register_buffer("read_scale", torch.ones(len(layout.reads)) if scaled else None)
+        if layout.onto_itself:
+            if p.skip:
+                raise ValueError(
+                    f"skip=True with {layout}: a linear path from a site to itself can copy it; it is for a transcoder, "
+                    "whose target is another site"
+                )
+            return
+        if p.tied:
+            raise ValueError(
+                f"tied weights cannot read one site and write another ({layout}): an encoder row and an atom live in "
+                "different spaces. Use overtone.transcoder(method), the untied form of any method"
+            )
+        self.register_buffer("write_scale", torch.ones(len(layout.reconstructs)) if scaled else None)
+        self.W_enc = nn.Parameter(_unit_rows(self.latents, self.d, seed, "encoder rows"))
+        # Training it would double what b_enc does.
+        self.centre = nn.Parameter(torch.zeros(self.d), requires_grad=False)
+        if p.skip:
+            self.W_skip = nn.Parameter(torch.zeros(self.d_out, self.d))
+
     def __getattr__(self, name: str):
-        # Tied dictionaries own one matrix; it answers to both names, so that no other code asks whether it is tied.
-        return super().__getattr__("W_dec" if name == "W_enc" and self.parametrisation.tied else name)
+        # So that no other code asks whether a dictionary is tied, or a transcoder.
+        twin = name in TWIN and (self.parametrisation.tied if name == "W_enc" else self.layout.onto_itself)
+        return super().__getattr__(TWIN[name] if twin else name)
 
     def extra_repr(self) -> str:
         """What `print` shows."""
-        return f"d={self.d}, latents={self.latents}, select={self.select}"
+        width = f"d={self.d}" if self.layout.plain else str(self.layout)
+        return f"{width}, latents={self.latents}, select={self.select}"
+
+    @torch.no_grad()
+    def measure_sites(self, x: Float[Tensor, "rows d"], target: Float[Tensor, "rows d_out"]) -> None:
+        """Take the sites' scales from the first rows, and for a transcoder its centre and b_dec: the means."""
+        if self.read_scale is not None and self.write_scale is not None:
+            self.read_scale.copy_(typical_norms(x, self.layout.reads))
+            if not self.layout.onto_itself:
+                self.write_scale.copy_(typical_norms(target, self.layout.reconstructs))
+        if not self.layout.onto_itself:
+            normalised, norm = self.normalise(x)
+            self.centre.copy_(normalised.mean(0))
+            self.b_dec.copy_(self.normalise_target(target, norm).mean(0))
 
     def normalise(self, x: Float[Tensor, "*batch d"]) -> tuple[Float[Tensor, "*batch d"], Float[Tensor, "*batch 1"]]:
         """Rows in the units the dictionary works in, and the norms they were divided by.
@@ -156,10 +212,30 @@ class Dictionary(nn.Module):
                 "pass activations of the site it was trained on"
             )
         x = x.to(self.W_dec.dtype)
-        if self.parametrisation.input_norm == "none":
+        if self.read_scale is not None:
+            x = x / columns(self.read_scale, self.layout.reads)
+        if self.parametrisation.input_norm != "row":
             return x, torch.ones_like(x[..., :1])
         norm = x.norm(dim=-1, keepdim=True)
-        return x / norm.clamp(min=torch.finfo(x.dtype).tiny), norm
+        unit = x / norm.clamp(min=torch.finfo(x.dtype).tiny)
+        return unit, norm if self.layout.onto_itself else torch.ones_like(norm)
+
+    def normalise_target(
+        self, target: Float[Tensor, "*batch d_out"], norm: Float[Tensor, "*batch 1"]
+    ) -> Float[Tensor, "*batch d_out"]:
+        """Rows to reconstruct in the units the dictionary works in; `norm` is that of the codes that are to do so."""
+        target = target.to(self.W_dec.dtype)
+        if self.write_scale is not None:
+            target = target / columns(self.write_scale, self.layout.reconstructs)
+        return target / norm.clamp(min=torch.finfo(norm.dtype).tiny)
+
+    def unexplained(self, target: Float[Tensor, "batch d_out"], codes: Codes) -> Float[Tensor, "batch d_out"]:
+        """What is left for the latents of rows to reconstruct, in the units the dictionary works in: less the linear path.
+
+        The target that loss terms take; gradients reach W_skip through it.
+        """
+        wanted = self.normalise_target(target, codes.norm)
+        return wanted if codes.skip is None else wanted - codes.skip
 
     def encode(self, x: Float[Tensor, "*batch d"]) -> Codes:
         """Codes of rows in the units of the data."""
@@ -167,7 +243,7 @@ class Dictionary(nn.Module):
 
     def encode_normalised(self, x: Float[Tensor, "*batch d"], norm: Float[Tensor, "*batch 1"]) -> Codes:
         """Codes of rows that `normalise` has already scaled; each row is coded alone."""
-        return self._codes(self.select.encode, x.reshape(-1, self.d), norm)
+        return self._codes(self.select.encode, x, norm)
 
     def encode_batch(self, x: Float[Tensor, "batch d"], norm: Float[Tensor, "batch 1"]) -> Codes:
         """`encode_normalised` for training: a selection that codes a batch otherwise than rows alone does so here."""
@@ -176,23 +252,26 @@ class Dictionary(nn.Module):
 
     def _codes(self, encode: Callable[..., Encoded], x: Tensor, norm: Tensor) -> Codes:
         own = {name: getattr(self, name) for name in self.own_weights}
-        encoded = encode(x, self.W_enc, self.b_enc, self.b_dec, **own)
-        return Codes(encoded.codes, norm, firing.observe(encoded), encoded.gate)
+        encoded = encode(x.reshape(-1, self.d), self.W_enc, self.b_enc, self.centre, **own)
+        return Codes(encoded.codes, norm, firing.observe(encoded), encoded.gate, skip=self._linear_path(x))
+
+    def _linear_path(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d_out"] | None:
+        return nn.functional.linear(x - self.centre, self.W_skip) if self.parametrisation.skip else None
 
     def pre_activations(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch latents"]:
-        """y = W_enc (x̃ − b_dec) + b_enc of rows in the units of the data: all of them, B·M numbers."""
+        """y = W_enc (x̃ − centre) + b_enc of rows in the units of the data: all of them, B·M numbers."""
         normalised, _ = self.normalise(x)
-        return nn.functional.linear(normalised - self.b_dec, self.W_enc, self.b_enc)
+        return nn.functional.linear(normalised - self.centre, self.W_enc, self.b_enc)
 
-    def decode_normalised(self, codes: AnyCodes) -> Float[Tensor, "rows d"]:
-        """Reconstruction in the units the dictionary works in: affine in the codes."""
+    def decode_normalised(self, codes: AnyCodes) -> Float[Tensor, "rows d_out"]:
+        """What the latents and b_dec reconstruct, in the units the dictionary works in: affine in the codes."""
         return ops.decode(self._scaled(codes), self.W_dec, self.b_dec)
 
-    def decode_groups_normalised(self, codes: AnyCodes, sizes: Sequence[int]) -> Float[Tensor, "groups rows d"]:
+    def decode_groups_normalised(self, codes: AnyCodes, sizes: Sequence[int]) -> Float[Tensor, "groups rows d_out"]:
         """Reconstructions from the last group of latents, the last two, … all: see `overtone.ops.decode_groups`."""
         return ops.decode_groups(self._scaled(codes), self.W_dec, sizes, self.b_dec)
 
-    def decode_parts_normalised(self, codes: AnyCodes, sizes: Sequence[int]) -> Float[Tensor, "groups rows d"]:
+    def decode_parts_normalised(self, codes: AnyCodes, sizes: Sequence[int]) -> Float[Tensor, "groups rows d_out"]:
         """What every group of latents adds to the reconstruction, first to last, without b_dec."""
         suffixes = ops.decode_groups(self._scaled(codes), self.W_dec, sizes)
         # Each suffix learns through the group it adds, and so does its difference to the one before.
@@ -201,16 +280,18 @@ class Dictionary(nn.Module):
     def _scaled(self, codes: AnyCodes) -> AnyCodes:
         return codes if self.scale is None else codes.scaled(self.scale)
 
-    def decode(self, codes: Codes) -> Float[Tensor, "*batch d"]:
-        """Reconstruction in the units of the data."""
-        return self.decode_normalised(codes.entries).reshape(*codes.norm.shape[:-1], self.d) * codes.norm
+    def decode(self, codes: Codes) -> Float[Tensor, "*batch d_out"]:
+        """Reconstruction in the units of the data; `layout.split` takes it apart where there are several sites."""
+        x_hat = self.decode_normalised(codes.entries).reshape(*codes.norm.shape[:-1], self.d_out)
+        x_hat = (x_hat if codes.skip is None else x_hat + codes.skip) * codes.norm
+        return x_hat if self.write_scale is None else x_hat * columns(self.write_scale, self.layout.reconstructs)
 
-    def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+    def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d_out"]:
         """Reconstruction of rows, in the units of the data."""
         return self.decode(self.encode(x))
 
     @torch.no_grad()
-    def reconstruct(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+    def reconstruct(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d_out"]:
         """`forward` without gradients."""
         return self(x)
 
@@ -228,6 +309,20 @@ class Dictionary(nn.Module):
         return self.idle >= after
 
     @property
-    def effective_atoms(self) -> Float[Tensor, "latents d"]:
+    def effective_atoms(self) -> Float[Tensor, "latents d_out"]:
         """a_m w_m: what one unit of code adds to the reconstruction."""
         return self.W_dec if self.scale is None else self.W_dec * self.scale[:, None]
+
+    @property
+    def site_norms(self) -> Float[Tensor, "latents sites"]:
+        """‖a_m w_m‖ at every reconstructed site, in the units the dictionary works in.
+
+        Penalties weigh a code by the sum over sites: split between sites, an atom then costs as much as it does twice.
+        """
+        return torch.stack([part.norm(dim=1) for part in self.layout.split(self.effective_atoms).values()], dim=1)
+
+
+def _unit_rows(rows: int, d: int, seed: int, what: str) -> Float[Tensor, "rows d"]:
+    """I.i.d. uniform on the unit sphere."""
+    drawn = torch.randn(rows, d, generator=generator(seed, what))
+    return drawn / drawn.norm(dim=1, keepdim=True)

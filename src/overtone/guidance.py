@@ -46,7 +46,7 @@ class AuxK:
             return target.new_zeros(())
         k = min(self.k or max(1, dictionary.d // 2), len(dead))
         encoder = dictionary.W_enc.index_select(0, dead), dictionary.b_enc.index_select(0, dead)
-        woken = ops.encode_topk(rows_of(codes), *encoder, k, centre=dictionary.b_dec).codes
+        woken = ops.encode_topk(rows_of(codes), *encoder, k, centre=dictionary.centre).codes
         with torch.no_grad():
             left = target - dictionary.decode_normalised(codes.entries)
             power = left.square().sum(1).mean().clamp(min=torch.finfo(left.dtype).tiny)

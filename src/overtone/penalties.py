@@ -136,8 +136,8 @@ class PreActivation:
             )
         some = slice(None) if self.after is None else dictionary.dead(self.after)
         threshold = dictionary.get_parameter("log_threshold")[some].exp()
-        y = linear(rows_of(codes) - dictionary.b_dec, dictionary.W_enc[some], dictionary.b_enc[some])
-        norms = dictionary.effective_atoms[some].norm(dim=1)
+        y = linear(rows_of(codes) - dictionary.centre, dictionary.W_enc[some], dictionary.b_enc[some])
+        norms = dictionary.site_norms[some].sum(1)
         return self.coefficient * ((threshold - y).relu() @ norms).mean()
 
 
@@ -171,7 +171,7 @@ class GateReconstruction:
 
 def _sizes(dictionary: Dictionary, codes: AnyCodes) -> Tensor:
     """|z_m| ‖a_m w_m‖: what does not change when scale moves between codes and atoms."""
-    signed = codes.scaled(dictionary.effective_atoms.norm(dim=1)).values
+    signed = codes.scaled(dictionary.site_norms.sum(1)).values
     # Not abs(), whose gradient at 0 is 0: entries below a trained threshold are 0 and learn from what they would cost.
     return torch.where(signed < 0, -signed, signed)
 

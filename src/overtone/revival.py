@@ -59,6 +59,11 @@ class DeadResampling:
 
     def begin(self, dictionary: Dictionary, sample: Float[Tensor, "rows d"]) -> RuleState:
         """None resampled yet."""
+        if not dictionary.layout.onto_itself:
+            raise ValueError(
+                f"DeadResampling puts atoms at badly reconstructed rows, and {dictionary.layout} does not reconstruct what it "
+                "reads; use AuxK"
+            )
         return {"resampled": torch.zeros_like(dictionary.dead(self.after))}
 
     def forgotten(self, state: RuleState) -> Bool[Tensor, " latents"]:
@@ -76,7 +81,7 @@ class DeadResampling:
         dead = dead[: int((error > 0).sum())]
         if len(dead):
             drawn = torch.multinomial(error.cpu().double(), len(dead), generator=generator(self.seed, "rows", step))
-            self._place(dictionary, dead, codes.x[drawn.to(dead.device)] - dictionary.b_dec)
+            self._place(dictionary, dead, codes.x[drawn.to(dead.device)] - dictionary.centre)
             resampled[dead] = True
         return {"resampled": resampled}
 

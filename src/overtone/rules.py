@@ -83,11 +83,35 @@ class UnitNorm:
         self.project(dictionary)
         return state
 
-    @torch.no_grad()
     def project(self, dictionary: Dictionary) -> None:
         """Unit-norm atoms, their directions unchanged."""
-        norm = dictionary.W_dec.norm(dim=1, keepdim=True)
-        dictionary.W_dec.div_(norm.clamp(min=torch.finfo(norm.dtype).tiny))
+        _to_sphere(dictionary.W_dec)
+
+
+@dataclass(frozen=True)
+class UnitEncoder:
+    """Encoder rows go back to the unit sphere after every step, as `UnitNorm` does with atoms.
+
+    For untied weights whose bias is steered: thresholds in [0, 1] mean the same for all latents only while the rows they are
+    compared with are of unit norm. Output scales a_m carry the magnitudes.
+    """
+
+    def begin(self, dictionary: Dictionary, sample: Float[Tensor, "rows d"]) -> RuleState:
+        """Normalise the initial rows; no state."""
+        _to_sphere(dictionary.W_enc)
+        return {}
+
+    def after_step(self, dictionary: Dictionary, state: RuleState, codes: Codes, step: int) -> RuleState:
+        """Project the encoder rows back to the sphere."""
+        _to_sphere(dictionary.W_enc)
+        return state
+
+
+@torch.no_grad()
+def _to_sphere(rows: Float[Tensor, "latents d"]) -> None:
+    """Unit rows, their directions unchanged."""
+    norm = rows.norm(dim=1, keepdim=True)
+    rows.div_(norm.clamp(min=torch.finfo(norm.dtype).tiny))
 
 
 def adapt_bias(
@@ -193,7 +217,7 @@ class BiasAdaptation:
         """Empty statistics and the targets; biases at their start."""
         targets = self.spectrum.targets(dictionary.latents).to(dictionary.b_enc)
         if self.start == "quantile":
-            centred = (sample - dictionary.b_dec).T
+            centred = (sample - dictionary.centre).T
             sizes = group_sizes(dictionary.latents, self.spectrum.groups)
             groups = torch.arange(dictionary.latents).split(sizes)
             for target, group in zip(self.spectrum.frequencies(dictionary.latents).tolist(), groups, strict=True):
@@ -228,12 +252,12 @@ class BiasAdaptation:
 
 @dataclass(frozen=True)
 class CentreAtMean:
-    """b_dec starts at the mean of the first rows (and stays there where the parametrisation does not train it)."""
+    """The centre, b_dec, starts at the mean of the first rows (and stays there where the parametrisation does not train it)."""
 
     @torch.no_grad()
     def begin(self, dictionary: Dictionary, sample: Float[Tensor, "rows d"]) -> RuleState:
-        """Set b_dec; no state."""
-        dictionary.b_dec.copy_(sample.mean(0))
+        """Set the centre; no state."""
+        dictionary.centre.copy_(sample.mean(0))
         return {}
 
     def after_step(self, dictionary: Dictionary, state: RuleState, codes: Codes, step: int) -> RuleState:
@@ -258,7 +282,7 @@ class FixedBias:
     @torch.no_grad()
     def begin(self, dictionary: Dictionary, sample: Float[Tensor, "rows d"]) -> RuleState:
         """Set every bias; no state."""
-        pooled = dictionary.W_enc[:LATENTS_PER_BLOCK] @ (sample - dictionary.b_dec).T
+        pooled = dictionary.W_enc[:LATENTS_PER_BLOCK] @ (sample - dictionary.centre).T
         dictionary.b_enc.copy_(quantile_bias(pooled.reshape(1, -1), self.frequency))
         return {}
 
@@ -278,8 +302,10 @@ class WhitenedEncoder:
     @torch.no_grad()
     def begin(self, dictionary: Dictionary, sample: Float[Tensor, "rows d"]) -> RuleState:
         """S̃, and atoms and encoder in its units."""
-        if dictionary.parametrisation.tied:
-            raise ValueError("WhitenedEncoder gives the encoder rows of its own; use Parametrisation(tied=False)")
+        if dictionary.parametrisation.tied or not dictionary.layout.onto_itself:
+            raise ValueError(
+                "WhitenedEncoder makes the encoder's rows of its own atoms; use Parametrisation(tied=False), and no other target"
+            )
         state = {"metric": atoms.inverse_second_moment(sample - dictionary.b_dec)}
         self.follow(dictionary, state["metric"])
         return state

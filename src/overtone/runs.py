@@ -4,7 +4,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,14 @@ from overtone import checkpoint, config
 from overtone.data.stream import ArrayStream, Stream
 from overtone.dictionary import Dictionary
 from overtone.files import replace_text
+from overtone.layout import Block, Layout, side_by_side
 from overtone.method import Method
 from overtone.methods import gba
+from overtone.sites import transcoder
 from overtone.training import Record, Run, TrainState, start, steps, train
 from overtone.version import __version__
 
+Rows = Float[Tensor, "_ _"] | Float[np.ndarray, "_ _"]
 CONFIG, RECORDS, DICTIONARY = "config.json", "records.jsonl", "dictionary"
 
 
@@ -189,10 +192,11 @@ def _steps(folder: RunFolder, stream: Stream, state: TrainState) -> Iterator[Rec
 
 
 def fit(
-    x: Float[Tensor, "rows d"] | Float[np.ndarray, "rows d"],
+    x: Rows | Mapping[str, Rows],
     method: Method | None = None,
     *,
     latents: int,
+    target: Rows | None = None,
     steps: int = 3000,
     batch: int = 512,
     seed: int = 0,
@@ -201,9 +205,11 @@ def fit(
     """Train a dictionary on activations in memory.
 
     Args:
-        x: activations, (rows, d), a tensor or a numpy array; finite, no all-zero row.
+        x: activations, (rows, d), a tensor or a numpy array; finite, no all-zero row. Several sites by name, row i of the same
+            token at each, give a crosscoder, which takes them side by side in this order.
         method: what to train; None: `gba()`.
         latents: number of atoms.
+        target: rows to reconstruct instead, (rows, d_out): a transcoder, for which `method` is `transcoder(…)` of one.
         steps: optimiser steps of `batch` rows each.
         batch: rows per step.
         seed: seed of weights and of the order of rows.
@@ -212,17 +218,39 @@ def fit(
     Returns:
         The trained dictionary.
     """
-    rows = torch.as_tensor(x)
-    if rows.device.type != "cpu":
-        raise ValueError(f"activations are on {rows.device}; training runs on the CPU so far, pass x.cpu()")
-    run = Run(method=method or gba(), latents=latents, steps=steps, batch=batch, seed=seed)
-    stream = ArrayStream(rows, batch, seed=seed)
+    layout = None
+    if isinstance(x, Mapping):
+        sites = {site: _on_cpu(rows) for site, rows in x.items()}
+        layout = Layout(tuple(Block(site, rows.shape[-1]) for site, rows in sites.items()))
+        if target is not None:
+            raise ValueError(
+                f"target together with several sites ({layout}): give one site and its target, or no target"
+            )
+        counts = {site: len(rows) for site, rows in sites.items()}
+        if len(set(counts.values())) > 1:
+            raise ValueError(
+                f"sites have different numbers of rows ({counts}); row i must be of the same token at each"
+            )
+        rows = side_by_side(layout.reads, sites)
+    else:
+        rows = _on_cpu(x)
+    wanted = None if target is None else _on_cpu(target)
+    method = method or (gba() if target is None else transcoder(gba()))
+    run = Run(method=method, latents=latents, steps=steps, batch=batch, seed=seed)
+    stream = ArrayStream(rows, batch, seed=seed, target=wanted, layout=layout)
     with torch.enable_grad():
         state = start(run, stream)
         for record in train(run, stream, state):
             if on_record:
                 on_record(record)
     return state.dictionary
+
+
+def _on_cpu(x: Rows) -> Tensor:
+    rows = torch.as_tensor(x)
+    if rows.device.type != "cpu":
+        raise ValueError(f"activations are on {rows.device}; training runs on the CPU so far, pass x.cpu()")
+    return rows
 
 
 def timestamp() -> str:

@@ -14,6 +14,7 @@ from overtone import firing
 from overtone.data.stream import Batch, Stream
 from overtone.dictionary import Dictionary
 from overtone.firing import FiringStats
+from overtone.layout import Layout
 from overtone.losses import total
 from overtone.method import Method
 from overtone.methods import gba
@@ -114,18 +115,21 @@ class TrainState:
 
 def start(run: Run, stream: Stream) -> TrainState:
     """A state before the first step. Reads ahead for the rules' starting values and puts the stream back."""
-    position, rows = stream.state_dict(), []
-    while sum(map(len, rows)) < SAMPLE_ROWS:
-        rows.append(next(stream).x)
+    position, batches = stream.state_dict(), []
+    while sum(len(batch.x) for batch in batches) < SAMPLE_ROWS:
+        batches.append(next(stream))
     stream.load_state_dict(position)
-    return begin(run, torch.cat(rows)[:SAMPLE_ROWS])
+    x = torch.cat([batch.x for batch in batches])[:SAMPLE_ROWS]
+    target = x if stream.layout.onto_itself else torch.cat([batch.target for batch in batches])[:SAMPLE_ROWS]
+    return begin(run, stream.layout, Batch(x, target))
 
 
-def begin(run: Run, sample: Float[Tensor, "rows d"]) -> TrainState:
+def begin(run: Run, layout: Layout, sample: Batch) -> TrainState:
     """A state before the first step, from a sample of the rows to come."""
     method = run.method
-    dictionary = Dictionary(sample.shape[1], run.latents, method.select, method.parametrisation, seed=run.seed)
-    normalised, _ = dictionary.normalise(sample)
+    dictionary = Dictionary(layout, run.latents, method.select, method.parametrisation, seed=run.seed)
+    dictionary.measure_sites(sample.x, sample.target)
+    normalised, _ = dictionary.normalise(sample.x)
     rules = [rule.begin(dictionary, normalised) for rule in method.rules]
     return TrainState(dictionary, make_optimiser(run, dictionary), rules, firing.empty(run.latents), torch.zeros(()))
 
@@ -142,10 +146,10 @@ def step_once(run: Run, state: TrainState, batch: Batch) -> None:
     """One optimiser step and the after-step rules, in place."""
     dictionary = state.dictionary
     normalised, norm = dictionary.normalise(batch.x)
-    autoencoder = batch.target is batch.x
-    wanted = normalised if autoencoder else batch.target / norm.clamp(min=torch.finfo(norm.dtype).tiny)
     codes = dictionary.encode_batch(normalised, norm)
     terms = tuple(resolved(term, state.step + 1, run.steps) for term in run.method.losses)
+    onto_itself = batch.target is batch.x and dictionary.layout.onto_itself
+    wanted = normalised if onto_itself else dictionary.unexplained(batch.target, codes)
     loss = total(terms, dictionary, codes, wanted)
     state.optimiser.zero_grad()
     loss.backward()

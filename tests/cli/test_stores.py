@@ -73,7 +73,75 @@ def test_a_transcoder_is_measured_on_its_target(call, folder: Path):
     assert trained["metrics"]["normalised_mse"] == pytest.approx(float(error), rel=1e-4)
     assert call("evaluate", "run", "--store", "store", "--json", "e.json")[0] == 0
     assert json.loads((folder / "e.json").read_text())["metrics"] == trained["metrics"], "its own site and target"
-    assert "reads mlp_in.1 and reconstructs mlp_out.1; drop --downstream" in call("evaluate", "run", "--downstream")[2]
+    assert "mlp_in.1 (d = 16) → mlp_out.1 (d = 16); drop --downstream" in call("evaluate", "run", "--downstream")[2]
+
+
+def test_a_skip_transcoder_to_a_site_of_another_width(call, folder: Path):
+    hidden = "model.layers.1.mlp.gate_proj"
+    status, _, err = call("harvest", *READ[:2], "--sites", "mlp_in.1", hidden, *READ[6:], "--out", "store")
+    assert status == 0, err
+    widths = overtone.Store(folder / "store").sites
+    assert widths[hidden] != widths["mlp_in.1"]
+    words = ("--store", "store", "--site", "mlp_in.1", "--target", hidden, "--skip", *SHORT)
+    status, _, err = call("train", *words, "--out", "run", "--json", "t.json")
+    assert status == 0, err
+    dictionary = overtone.load(folder / "run")
+    assert str(dictionary.layout) == f"mlp_in.1 (d = 16) → {hidden} (d = {widths[hidden]})" and dictionary.W_skip.any()
+    (trained,) = json.loads((folder / "t.json").read_text())["runs"]
+    assert call("evaluate", "run", "--json", "e.json")[0] == 0
+    assert json.loads((folder / "e.json").read_text())["metrics"] == trained["metrics"]
+    np.save(folder / "rows.npy", np.ones((40, 16), np.float32))
+    _, _, err = call("evaluate", "run", "--activations", "rows.npy")
+    assert "give the rows that it reconstructs: --store with --site and --target" in err
+
+
+def test_a_crosscoder_stopped_goes_on_and_is_measured_site_by_site(call, folder: Path):
+    harvest(call)
+    words = (
+        "--store",
+        "store",
+        "--site",
+        "resid.1",
+        "mlp_out.1",
+        "--crosscoder",
+        "--method",
+        "gba",
+        "topk",
+        "--k",
+        4,
+        *SHORT,
+    )
+    assert call("train", *words, "--out", "run", "--json", "t.json")[0] == 0
+    before = {p.name: overtone.load(p).state_dict() for p in (folder / "run").iterdir()}
+    assert set(before) == {"resid.1+mlp_out.1-gba-32", "resid.1+mlp_out.1-topk-32"}
+    trained = json.loads((folder / "t.json").read_text())["runs"][1]
+    assert set(trained["metrics"]["site_explained_variance"]) == {"resid.1", "mlp_out.1"}
+    status, out, _ = call("evaluate", "run/resid.1+mlp_out.1-topk-32", "--json", "e.json")
+    assert status == 0 and "of 32 latents shared by all" in " ".join(out.split())
+    assert json.loads((folder / "e.json").read_text())["metrics"] == trained["metrics"]
+    assert "--downstream puts the reconstruction of one" in call("evaluate", trained["run"], "--downstream")[2]
+    for name in before:  # as a kill after the second checkpoint leaves it
+        shutil.rmtree(folder / "run" / name / "dictionary")
+        shutil.rmtree(folder / "run" / name / "checkpoints" / "000000024")
+    status, _, err = call("train", "--resume", "run")
+    assert status == 0, err
+    after = {name: overtone.load(folder / "run" / name).state_dict() for name in before}
+    assert all(torch.equal(before[name][k], after[name][k]) for name in before for k in before[name])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--site", "resid.1", "--skip"), "--skip is a path from --site to another site; give --target"),
+        (("--site", "resid.1", "--crosscoder"), "was given resid.1; give at least two --site"),
+        (("--site", "resid.1", "mlp_in.1", "--crosscoder", "--target", "mlp_out.1"), "drop --target mlp_out.1"),
+        (("--site", "resid.1", "mlp_in.1", "--target", "mlp_in.1"), "--target mlp_in.1 is among --site"),
+    ],
+)  # fmt: skip
+def test_sites_that_do_not_go_together(words: tuple, message: str, call, folder: Path):
+    harvest(call)
+    status, _, err = call("train", "--store", "store", *words, "--out", "run")
+    assert status == 2 and message in err and not (folder / "run").exists(), err
 
 
 def test_many_dictionaries_in_one_pass_are_those_trained_alone(call, folder: Path):

@@ -56,7 +56,7 @@ def everything() -> torch.Tensor:
 
 def test_every_row_exactly_once_per_epoch_in_a_new_order(store):
     stream = stream_of(store)
-    assert isinstance(stream, Stream) and stream.window == 1024 and (stream.d, stream.rows) == (D, ROWS)
+    assert isinstance(stream, Stream) and stream.window == 1024 and (stream.layout.d, stream.rows) == (D, ROWS)
     first, second = draw(stream, 50), draw(stream, 50)
     assert torch.equal(first.sort().values, everything()) and torch.equal(second.sort().values, everything())
     assert not torch.equal(first, second)

@@ -17,7 +17,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from overtone.dictionary import Dictionary
 from overtone.files import replace_text
+from overtone.metrics.sites import site_norms
 from overtone.training import Record, Run
 
 console = Console()
@@ -91,6 +93,21 @@ def finite(value: Any) -> Any:
     if isinstance(value, list):
         return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def tell_sites(label: str, dictionary: Dictionary, result: dict[str, Any]) -> None:
+    """Print how a crosscoder's sites fare, and whose its latents are; nothing for one site."""
+    explained = result.get("site_explained_variance")
+    if explained is None:
+        return
+    norms = site_norms(dictionary)
+    parts = [
+        f"{site}: explained variance {ev:.3f}, {len(norms.exclusive(site)):,} latents its own"
+        for site, ev in explained.items()
+    ]
+    console.print(
+        f"{label} – {'; '.join(parts)}; {len(norms.shared()):,} of {dictionary.latents:,} latents shared by all"
+    )
 
 
 def spread(values: list[float], digits: int = 1) -> str:

@@ -6,11 +6,13 @@ from overtone.catalogue import Spec, parse, places
 from overtone.cli.common import resumable, resume_command, write_json
 from overtone.cli.comparison import Comparison, Contestant
 from overtone.cli.rows import Wanted, model_of
-from overtone.cli.train import check_buffer, check_target, refuse_with_resume, wanted_rows
+from overtone.cli.train import check_buffer, check_sites, refuse_with_resume, wanted_rows
 from overtone.data.filling import HarvestPlan
 from overtone.data.source import FileSource
 from overtone.data.store import Store
+from overtone.method import Method
 from overtone.runs import timestamp
+from overtone.sites import transcoder
 from overtone.training import Run
 from overtone.users_code import parts_named
 
@@ -62,7 +64,7 @@ def compare(
         activations: a file of activations instead of model, site and text: .npy (rows, d), .safetensors or .parquet.
         tensor: which tensor of the safetensors file, or column of the Parquet file.
         store: a store that `overtone harvest` wrote, instead of model and text; --site says which of its sites.
-        target: another site to reconstruct from the site's codes (transcoders); of the same width, so far.
+        target: another site to reconstruct from the site's codes (transcoders), of any width.
         memory_mib: memory for activations on their way from the store, in MiB.
         buffer_rows: keep no activations: read the model while training, through a shuffle buffer of so many rows.
         method: what to compare, as gba or "topk(k=32)"; `overtone methods` lists them with their options. A method without a
@@ -112,10 +114,14 @@ def compare(
         lines = [(sweep.line(spec), spec) for sweep in (parse(m).at(l0) for m in method) for spec in sweep.specs]
         schedule = {"lr": lr, "warmup": warmup, "decay": decay, "checkpoint_every": checkpoint_every}
 
+        check_sites(wanted.sites, wanted.target, skip=False, crosscoder=False)
+
+        def made(spec: Spec) -> Method:
+            return spec.method() if wanted.target is None else transcoder(spec.method())
+
         def runs_of(widths: dict[str, int]) -> list[tuple[Contestant, Run]]:
-            check_target(widths, wanted.sites[0], target)
             return [
-                (_contestant(line, spec, width, s), Run(spec.method(), width, steps, batch, seed=s, **schedule))
+                (_contestant(line, spec, width, s), Run(made(spec), width, steps, batch, seed=s, **schedule))
                 for width in latents or (expansion * widths[wanted.sites[0]],)
                 for line, spec in lines
                 for s in range(seed, seed + seeds)

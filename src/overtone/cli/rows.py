@@ -34,7 +34,7 @@ class Member(NamedTuple):
 
     name: str
     run: Run
-    site: str
+    site: str | tuple[str, ...]
     target: str | None
 
 
@@ -179,7 +179,6 @@ def rows_of(folders: Sequence[RunFolder], lm: LanguageModel | None = None) -> li
             for _ in folders
         ]
     sources = [s for s in map(source_of, folders) if not isinstance(s, FileSource)]
-    sites = tuple(dict.fromkeys(site for s in sources for site in (s.site, s.target) if site is not None))
     plan = from_json(folders[0].data["harvest"], extra=(HarvestPlan,)) if "harvest" in folders[0].data else None
     place = folders[0].path / source.path
     kept = (
@@ -191,6 +190,8 @@ def rows_of(folders: Sequence[RunFolder], lm: LanguageModel | None = None) -> li
         lm = lm or load_model(kept.model)
         harvest_with_held_out(place, kept, lm)
     store = open_store(folders[0])
+    layouts = [store.layout(s.site, s.target) for s in sources]
+    sites = tuple(dict.fromkeys(b.site for layout in layouts for b in (*layout.reads, *layout.reconstructs)))
     if isinstance(source, StoreSource):
         rows = StoreStream(store, run.batch, sites=sites, seed=order, memory_mib=source.memory_mib)
     else:
@@ -199,11 +200,12 @@ def rows_of(folders: Sequence[RunFolder], lm: LanguageModel | None = None) -> li
         _tell_mixing(rows)
     shared = SharedRows(rows)
 
-    def held_out(site: str, target: str | None) -> Iterable[Batch]:
+    def held_out(site: str | tuple[str, ...], target: str | None) -> Iterable[Batch]:
         return store.batches(site, HELD_OUT, target=target, limit=EVALUATED)
 
     return [
-        Rows(shared.reader(s.site, store.sites[s.site], s.target), partial(held_out, s.site, s.target)) for s in sources
+        Rows(shared.reader(layout), partial(held_out, s.site, s.target))
+        for s, layout in zip(sources, layouts, strict=True)
     ]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from overtone.catalogue import parse, places
-from overtone.cli.common import console, follow, resumable, resume_command, write_json
+from overtone.cli.common import console, follow, resumable, resume_command, tell_sites, write_json
 from overtone.cli.rows import Member, Wanted, existing_runs, new_runs, rows_of
 from overtone.data.filling import HarvestPlan
 from overtone.data.source import FileSource
@@ -14,6 +14,7 @@ from overtone.data.store import Store
 from overtone.metrics.reconstruction import evaluate
 from overtone.report.tables import metrics_table
 from overtone.runs import execute_together, timestamp
+from overtone.sites import transcoder
 from overtone.training import Run
 from overtone.users_code import parts_named
 
@@ -26,6 +27,8 @@ def train(
     tensor: str | None = None,
     store: str | None = None,
     target: str | None = None,
+    skip: bool = False,
+    crosscoder: bool = False,
     memory_mib: int = 512,
     buffer_rows: int | None = None,
     method: tuple[str, ...] = ("gba",),
@@ -61,14 +64,16 @@ def train(
         activations: a file of activations instead of model, site and text: .npy (rows, d), .safetensors or .parquet.
         tensor: which tensor of the safetensors file, or column of the Parquet file.
         store: a store that `overtone harvest` wrote, instead of model and text; --site says which of its sites.
-        target: another site to reconstruct from the site's codes (a transcoder); of the same width, so far.
+        target: another site to reconstruct from the site's codes, of any width: a transcoder (docs/sites.md).
+        skip: a linear path from --site to --target beside the latents: a skip transcoder.
+        crosscoder: one dictionary of all --site together, and not one of each.
         memory_mib: memory for activations on their way from the store, in MiB.
         buffer_rows: keep no activations: read the model while training, through a shuffle buffer of so many rows.
         method: what to train, as gba or "topk(k=32)"; `overtone methods` lists them with their options. A list of values, as in
             "topk(k=[32, 64])", is one dictionary for each; so are several methods. Your own: FILE.py:NAME or MODULE:NAME.
         l0: wanted number of active latents per token, by the method's own dial (l0 or k); several for several dictionaries.
         latents: dictionary width; several for several dictionaries.
-        expansion: dictionary width as a multiple of d, where latents is not given.
+        expansion: dictionary width as a multiple of d (of a crosscoder: of its widest site's), where latents is not given.
         tokens: tokens of the text to train on, again and again (fewer if it is shorter).
         context: tokens per context.
         text_field: the key of the text in JSON and Hub data.
@@ -100,18 +105,20 @@ def train(
         wanted = wanted_rows(model, site, text, activations, tensor, store, target, tokens, context, text_field)
         wanted = wanted._replace(memory_mib=memory_mib, buffer_rows=buffer_rows)
         specs = [spec for text in method for spec in parse(text).at(l0).specs]
+        check_sites(wanted.sites, wanted.target, skip, crosscoder)
         schedule = {"lr": lr, "warmup": warmup, "decay": decay, "seed": seed, "checkpoint_every": checkpoint_every}
 
         def members_of(widths: dict[str, int]) -> list[Member]:
             members = []
-            for name in wanted.sites:
-                check_target(widths, name, target)
+            for group in [wanted.sites] if crosscoder else [(name,) for name in wanted.sites]:
                 for spec in specs:
-                    for width in latents or (expansion * widths[name],):
-                        run = Run(spec.method(), width, steps, batch, **schedule)
-                        members.append(
-                            Member(f"{name}-{spec.slug}-{width}".replace("/", "_").lstrip("-"), run, name, target)
-                        )
+                    chosen = spec.method()
+                    if wanted.target is not None:
+                        chosen = transcoder(chosen, skip=skip)
+                    for width in latents or (expansion * max(widths[name] for name in group),):
+                        run = Run(chosen, width, steps, batch, **schedule)
+                        name = f"{'+'.join(group)}-{spec.slug}-{width}".replace("/", "_").lstrip("-")
+                        members.append(Member(name, run, group if crosscoder else group[0], wanted.target))
             return [members[0]._replace(name="")] if len(members) == 1 else members
 
         path = out or Path("runs") / timestamp()
@@ -124,6 +131,8 @@ def train(
         follow(records, [(f"Training {label}", folder.run) for label, folder in zip(labels, folders, strict=True)])
     results = [evaluate(f.dictionary(), part.held_out()).summary() for f, part in zip(folders, rows, strict=True)]
     console.print(metrics_table(dict(zip(labels, results, strict=True)), f"{results[0]['rows']:,} held-out rows"))
+    for label, folder, result in zip(labels, folders, results, strict=True):
+        tell_sites(label, folder.dictionary(), result)
     where = folders[0].path
     if len(folders) > 1:
         console.print(f"Run folders: {where.parent}/…")
@@ -145,12 +154,19 @@ def check_buffer(buffer_rows: int | None, model: str | None, batch: int, context
         )
 
 
-def check_target(widths: dict[str, int], site: str, target: str | None) -> None:
-    """A transcoder's target must be as wide as what it reads, so far."""
-    if target is not None and widths[target] != widths[site]:
+def check_sites(sites: tuple[str, ...], target: str | None, skip: bool, crosscoder: bool) -> None:
+    """Refuse sites that do not go together."""
+    if skip and target is None:
+        raise ValueError("--skip is a path from --site to another site; give --target, or drop --skip")
+    if crosscoder and target is not None:
+        raise ValueError(f"--crosscoder reconstructs the sites it reads; drop --target {target}, or drop --crosscoder")
+    if crosscoder and len(set(sites)) < 2:
         raise ValueError(
-            f"--target {target} has width {widths[target]}, --site {site} {widths[site]}; they must be equal"
+            f"--crosscoder joins several sites into one dictionary, and was given {', '.join(sites) or 'none'}; give at "
+            "least two --site, or drop --crosscoder"
         )
+    if target in sites:
+        raise ValueError(f"--target {target} is among --site; a transcoder's target is another site, drop --target")
 
 
 def refuse_with_resume(verb: Callable[..., None], given: dict[str, Any]) -> None:

@@ -160,7 +160,7 @@ class StoreStream:
     Args:
         store: the store.
         batch: rows per batch (and rank).
-        site: what is read; may be left out when the store has one site.
+        site: what is read; may be left out when the store has one site. Several are laid side by side, for a crosscoder.
         target: the site to reconstruct; None: `site` itself.
         sites: further sites to read, for `next_rows`.
         split: "train" or "held_out".
@@ -175,7 +175,7 @@ class StoreStream:
         store: Store,
         batch: int,
         *,
-        site: str | None = None,
+        site: str | Sequence[str] | None = None,
         target: str | None = None,
         sites: Sequence[str] = (),
         split: str = TRAIN,
@@ -189,10 +189,9 @@ class StoreStream:
                 f"batch={batch} and memory_mib={memory_mib} must be at least 1, rank={rank} from 0 to world−1 (world={world})"
             )
         self.store, self.batch, self.split, self.seed, self.rank, self.world = store, batch, split, seed, rank, world
-        self.site = store.site(site or next(iter(sites), None))
-        self.target = self.site if target is None else store.site(target)
-        self.sites = tuple(dict.fromkeys((self.site, self.target, *map(store.site, sites))))
-        self.d = store.sites[self.site]
+        self.layout = store.layout(site or next(iter(sites), None), target)
+        own = [block.site for block in (*self.layout.reads, *self.layout.reconstructs)]
+        self.sites = tuple(dict.fromkeys((*own, *map(store.site, sites))))
         self._shards = store.shards(split)
         self._starts = [{s: store.data_start(shard, s) for s in self.sites} for shard in self._shards]
         self.rows = sum(shard.rows for shard in self._shards)
@@ -217,7 +216,7 @@ class StoreStream:
 
     def __next__(self) -> Batch:
         rows = self.next_rows()
-        return Batch(rows[self.site], rows[self.target])
+        return Batch.of(self.layout, rows)
 
     def next_rows(self) -> dict[str, Float[Tensor, "batch _"]]:
         """Site → the next batch of its rows; row i is of the same token at every site."""

@@ -25,13 +25,13 @@ class StoreSource:
 
     Args:
         path: the store; a relative path is taken from the run's folder.
-        site: what is read.
+        site: what is read; several sites, side by side, for a crosscoder.
         target: the site to reconstruct; None: `site` itself.
         memory_mib: memory for rows in flight, in MiB; the order of the rows depends on it.
     """
 
     path: str
-    site: str
+    site: str | tuple[str, ...]
     target: str | None = None
     memory_mib: int = 512
 
@@ -42,13 +42,13 @@ class LiveSource:
 
     Args:
         path: the store of held-out rows; a relative path is taken from the run's folder.
-        site: what is read.
+        site: what is read; several sites, side by side, for a crosscoder.
         target: the site to reconstruct; None: `site` itself.
         buffer_rows: rows in the shuffle buffer.
     """
 
     path: str
-    site: str
+    site: str | tuple[str, ...]
     target: str | None
     buffer_rows: int
 

@@ -7,7 +7,7 @@ import fcntl
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -30,6 +30,7 @@ from overtone.data.shards import (
 )
 from overtone.data.stream import Batch
 from overtone.files import replace_text
+from overtone.layout import Block, Layout
 from overtone.seeds import generator
 
 FORMAT, VERSION, MANIFEST = "overtone-store", 1, "manifest.json"
@@ -205,6 +206,19 @@ class Store:
             raise ValueError(f"{self.path} has no site {name!r}; it has {known}")
         return name or next(iter(self.sites))
 
+    def layout(self, site: str | Sequence[str] | None = None, target: str | None = None) -> Layout:
+        """What a dictionary of these sites reads and reconstructs.
+
+        Args:
+            site: what is read; several side by side for a crosscoder; None: the only site.
+            target: the site to reconstruct; None, or `site` itself: what is read.
+        """
+        names = [self.site(name) for name in ([site] if site is None or isinstance(site, str) else site)]
+        reads = tuple(Block(name, self.sites[name]) for name in names)
+        if target is None or [self.site(target)] == names:
+            return Layout(reads)
+        return Layout(reads, (Block(target, self.sites[target]),))
+
     def shards(self, split: str = TRAIN) -> tuple[Shard, ...]:
         """The shards of a split; ValueError when it has none."""
         found = tuple(s for s in self.manifest.shards if s.split == split and s.rows)
@@ -242,7 +256,7 @@ class Store:
 
     def batches(
         self,
-        site: str | None = None,
+        site: str | Sequence[str] | None = None,
         split: str = TRAIN,
         *,
         target: str | None = None,
@@ -253,24 +267,23 @@ class Store:
         """Every row once, float32, shard by shard in the order on disk: for metrics, which do not depend on order.
 
         Args:
-            site: what is read.
+            site: what is read; several are laid side by side.
             split: "train" or "held_out".
             target: the site to reconstruct; None: `site` itself.
             batch: rows at a time.
             limit: about so many rows at most, taken from every shard in proportion: a random sample, as the order is.
             seed: of the sample.
         """
-        name, shards = self.site(site), self.shards(split)
+        layout, shards = self.layout(site, target), self.shards(split)
+        sites = {block.site for block in (*layout.reads, *layout.reconstructs)}
         share = 1.0 if limit is None else min(1.0, limit / self.rows(split))
         rng = generator(seed, "sample of a store")
         for shard in shards:
             rows = math.ceil(shard.rows * share)
             start = int(torch.randint(shard.rows - rows + 1, (), generator=rng))
-            x = self.read(shard, name)[start : start + rows]
-            y = x if target is None else self.read(shard, self.site(target))[start : start + rows]
-            for a, b in zip(x.split(batch), y.split(batch), strict=True):
-                read = a.float()
-                yield Batch(read, read if target is None else b.float())
+            read = {name: self.read(shard, name)[start : start + rows] for name in sites}
+            for first in range(0, rows, batch):
+                yield Batch.of(layout, {name: x[first : first + batch].float() for name, x in read.items()})
 
     def activations(self, site: str | None = None, split: str = TRAIN) -> Activations:
         """All rows of a split in memory, float32, in the order of the text, with their tokens.

@@ -1,28 +1,35 @@
 """Streams of activation rows: what training reads. A stream is endless, seeded, and resumes exactly."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from overtone.layout import Block, Layout, side_by_side
 from overtone.seeds import generator
 
 
 class Batch(NamedTuple):
-    """Rows to read and rows to reconstruct; the same tensor for an autoencoder."""
+    """Rows to read and rows to reconstruct; the same tensor for an autoencoder and a crosscoder."""
 
     x: Float[Tensor, "batch d"]
-    target: Float[Tensor, "batch d"]
+    target: Float[Tensor, "batch d_out"]
+
+    @classmethod
+    def of(cls, layout: Layout, rows: Mapping[str, Float[Tensor, "batch _"]]) -> "Batch":
+        """Rows of the same tokens at several sites, laid side by side."""
+        x = side_by_side(layout.reads, rows)
+        return cls(x, x if layout.writes is None else side_by_side(layout.writes, rows))
 
 
 @runtime_checkable
 class Stream(Protocol):
-    """An endless iterator over batches whose position can be saved and restored."""
+    """An endless iterator over batches whose position can be saved and restored; `layout` says what their columns are."""
 
-    d: int
+    layout: Layout
 
     def __iter__(self) -> Iterator[Batch]:
         """Itself."""
@@ -72,9 +79,9 @@ class SharedRows:
         self._before: dict[str, Any] = {}  # the position before the current batch
         self._readers: list[SharedReader] = []
 
-    def reader(self, site: str, d: int, target: str | None = None) -> "SharedReader":
-        """A stream of one site's rows."""
-        self._readers.append(SharedReader(self, site, d, target))
+    def reader(self, layout: Layout) -> "SharedReader":
+        """A stream of the rows of some of the sites."""
+        self._readers.append(SharedReader(self, layout))
         return self._readers[-1]
 
     def rows(self, number: int) -> dict[str, Tensor]:
@@ -101,9 +108,9 @@ class SharedRows:
 class SharedReader:
     """A stream that shares its reading with others; from `SharedRows.reader`."""
 
-    def __init__(self, shared: SharedRows, site: str, d: int, target: str | None):
-        self.d, self.count = d, 0
-        self._shared, self._site, self._target = shared, site, target or site
+    def __init__(self, shared: SharedRows, layout: Layout):
+        self.layout, self.count = layout, 0
+        self._shared = shared
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -111,7 +118,7 @@ class SharedReader:
     def __next__(self) -> Batch:
         rows = self._shared.rows(self.count)
         self.count += 1
-        return Batch(rows[self._site], rows[self._target])
+        return Batch.of(self.layout, rows)
 
     def state_dict(self) -> dict[str, Any]:
         """The position after this reader's last batch."""
@@ -164,15 +171,39 @@ class ArrayStream:
         batch: rows per batch.
         seed: seed of the order.
         source: what to call the rows in errors.
+        target: rows to reconstruct, of the same tokens; None: those of x.
+        layout: which columns belong to which sites; None: one site each.
     """
 
-    def __init__(self, x: Float[Tensor, "rows d"], batch: int, *, seed: int = 0, source: str = "activations"):
+    def __init__(
+        self,
+        x: Float[Tensor, "rows d"],
+        batch: int,
+        *,
+        seed: int = 0,
+        source: str = "activations",
+        target: Float[Tensor, "rows_out d_out"] | None = None,
+        layout: Layout | None = None,
+    ):
         if batch < 1:
             raise ValueError(f"batch={batch} must be at least 1")
         self.x = check_rows(x, source)
-        self.d, self.batch, self.seed = x.shape[1], batch, seed
+        self.target = None if target is None else check_rows(target, f"targets of {source}", allow_zero=True)
+        self.layout = layout or _layout_of(x, target)
+        self._check_layout(source)
+        self.batch, self.seed = batch, seed
         self.epoch, self.position = 0, 0
         self._order = self._permutation(0)
+
+    def _check_layout(self, source: str) -> None:
+        widths = self.x.shape[1], self.x.shape[1] if self.target is None else self.target.shape[1]
+        if self.target is not None and len(self.target) != len(self.x):
+            raise ValueError(f"{source} has {len(self.x)} rows and {len(self.target)} targets; give one for each")
+        if widths != (self.layout.d, self.layout.d_out) or (self.target is None) != self.layout.onto_itself:
+            raise ValueError(
+                f"{source} has width {widths[0]} and {'no target' if self.target is None else f'targets of {widths[1]}'}; "
+                f"the layout is {self.layout}"
+            )
 
     def _permutation(self, epoch: int) -> Tensor:
         return torch.randperm(len(self.x), generator=generator(self.seed, "order of rows", epoch))
@@ -190,8 +221,9 @@ class ArrayStream:
             if self.position == len(self.x):
                 self.epoch, self.position = self.epoch + 1, 0
                 self._order = self._permutation(self.epoch)
-        x = self.x[parts[0] if len(parts) == 1 else torch.cat(parts)].float()
-        return Batch(x, x)
+        chosen = parts[0] if len(parts) == 1 else torch.cat(parts)
+        x = self.x[chosen].float()
+        return Batch(x, x if self.target is None else self.target[chosen].float())
 
     def state_dict(self) -> dict[str, Any]:
         """Epoch and position in it."""
@@ -199,9 +231,10 @@ class ArrayStream:
 
     def _identity(self) -> dict[str, Any]:
         """What must be the same for a position to mean the same; the checksum is of up to 1024 rows spread over all."""
-        some = self.x[:: max(1, len(self.x) // 1024)].float().contiguous()
-        checksum = hashlib.sha256(some.numpy().tobytes()).hexdigest()[:16]
-        return {"rows": len(self.x), "seed": self.seed, "batch": self.batch, "checksum": checksum}
+        digest = hashlib.sha256()
+        for rows in (self.x,) if self.target is None else (self.x, self.target):
+            digest.update(rows[:: max(1, len(rows) // 1024)].float().contiguous().numpy().tobytes())
+        return {"rows": len(self.x), "seed": self.seed, "batch": self.batch, "checksum": digest.hexdigest()[:16]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a saved position; the rows and the seed must be those it was saved with."""
@@ -213,3 +246,9 @@ class ArrayStream:
                 )
         self.epoch, self.position = state["epoch"], state["position"]
         self._order = self._permutation(self.epoch)
+
+
+def _layout_of(x: Float[Tensor, "rows d"], target: Float[Tensor, "rows_out d_out"] | None) -> Layout:
+    """One unnamed site, or one and its target."""
+    plain = Layout.of(x.shape[1])
+    return plain if target is None else Layout(plain.reads, (Block("", target.shape[1]),))

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from overtone.data.stream import ArrayStream, Batch
+from overtone.layout import Layout
 from overtone.seeds import generator
 
 CoefficientLaw = Literal["uniform", "constant", "half-normal", "exponential"]
@@ -159,7 +160,8 @@ class FreshStream:
     def __init__(self, truth: GroundTruth, batch: int, *, seed: int = 0):
         if batch < 1:
             raise ValueError(f"batch={batch} must be at least 1")
-        self.truth, self.batch, self.seed, self.d, self.position = truth, batch, seed, truth.features.shape[1], 0
+        self.truth, self.batch, self.seed, self.position = truth, batch, seed, 0
+        self.layout = Layout.of(truth.features.shape[1])
 
     def __iter__(self) -> Iterator[Batch]:
         return self

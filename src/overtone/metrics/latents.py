@@ -61,7 +61,7 @@ def latent_stats(dictionary: Dictionary, x: Float[Tensor, "rows d"], *, k: int =
     mean = total / len(x)
     covariance = square / len(x) - mean.outer(mean)
     atoms = dictionary.W_enc.double()
-    middle = atoms @ (mean - dictionary.b_dec) + dictionary.b_enc
+    middle = atoms @ (mean - dictionary.centre) + dictionary.b_enc
     std = ((atoms @ covariance) * atoms).sum(1).clamp(min=1e-20).sqrt()
     return LatentStats(((seen.peak - middle) / std).float(), seen.peak, seen.frequency, top)
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -12,18 +12,23 @@ from overtone import firing
 from overtone.data.stream import Batch
 from overtone.dictionary import Dictionary
 from overtone.firing import FiringStats
+from overtone.layout import Block, columns
 
 DENSE_ABOVE = 0.1
 
 
 class ReconstructionStats(NamedTuple):
-    """Sufficient statistics of some rows (float64 sums); a commutative monoid under `merge`."""
+    """Sufficient statistics of some rows (float64 sums); a commutative monoid under `merge`.
+
+    x is what is to be reconstructed. Where that is several sites, each is divided by its scale, so that they count alike.
+    """
 
     rows: int
     total: Float[Tensor, " d"]  # Σ x
-    square: Float[Tensor, ""]  # Σ ‖x‖²
-    error: Float[Tensor, ""]  # Σ ‖x − x̂‖²
+    square: Float[Tensor, " sites"]  # Σ ‖x‖² of every site
+    error: Float[Tensor, " sites"]  # Σ ‖x − x̂‖² of every site
     firing: FiringStats
+    sites: tuple[Block, ...]
 
     @property
     def explained_variance(self) -> float:
@@ -31,15 +36,19 @@ class ReconstructionStats(NamedTuple):
 
         The mean and both sums run over all rows. Invariant to scale and to repeating the data.
         """
-        variance = self.square - self.total.square().sum() / self.rows
-        if variance <= 1e-12 * self.square:
-            return math.nan  # one row, or all rows the same: there is no variance to explain
-        return float(1 - self.error / variance)
+        return _explained(self.error.sum(), self.square.sum(), self.total, self.rows)
+
+    @property
+    def site_explained_variance(self) -> dict[str, float]:
+        """Site → explained variance of its rows alone."""
+        totals = self.total.split([block.d for block in self.sites])
+        parts = zip(self.sites, self.error, self.square, totals, strict=True)
+        return {block.site: _explained(error, square, total, self.rows) for block, error, square, total in parts}
 
     @property
     def normalised_mse(self) -> float:
         """Σ‖x − x̂‖² / Σ‖x‖² (maths.md eq. 16): 1 for predicting zero. Invariant to scale and to repeating the data."""
-        return float(self.error / self.square)
+        return float(self.error.sum() / self.square.sum())
 
     @property
     def l0(self) -> float:
@@ -56,26 +65,37 @@ class ReconstructionStats(NamedTuple):
         """Share of latents that fire on more than a tenth of the rows."""
         return float((self.firing.frequency > DENSE_ABOVE).double().mean())
 
-    def summary(self) -> dict[str, float | int]:
-        """All of it, JSON-able."""
+    def summary(self) -> dict[str, Any]:
+        """All of it, JSON-able; the sites one by one where there are several."""
         names = ("rows", "explained_variance", "normalised_mse", "l0", "alive", "dense")
-        return {name: getattr(self, name) for name in names}
+        several = ("site_explained_variance",) if len(self.sites) > 1 else ()
+        return {name: getattr(self, name) for name in (*names, *several)}
+
+
+def _explained(error: Tensor, square: Tensor, total: Tensor, rows: int) -> float:
+    variance = square - total.square().sum() / rows
+    if variance <= 1e-12 * square:
+        return math.nan  # one row, or all rows the same: there is no variance to explain
+    return float(1 - error / variance)
 
 
 @torch.no_grad()
 def accumulate(
-    dictionary: Dictionary, x: Float[Tensor, "rows d"], target: Float[Tensor, "rows d"] | None = None
+    dictionary: Dictionary, x: Float[Tensor, "rows d"], target: Float[Tensor, "rows d_out"] | None = None
 ) -> ReconstructionStats:
     """Statistics of one batch."""
     codes = dictionary.encode(x)
-    wanted = (x if target is None else target).double()
-    return ReconstructionStats(
-        len(x),
-        wanted.sum(0),
-        wanted.square().sum(),
-        (dictionary.decode(codes).double() - wanted).square().sum(),
-        codes.seen,
-    )
+    wanted, x_hat = (x if target is None else target).double(), dictionary.decode(codes).double()
+    layout = dictionary.layout
+    if len(layout.reconstructs) > 1 and dictionary.write_scale is not None:
+        scale = columns(dictionary.write_scale.double(), layout.reconstructs)
+        wanted, x_hat = wanted / scale, x_hat / scale
+
+    def squares(rows: Tensor) -> Tensor:
+        return torch.stack([part.square().sum() for part in layout.split(rows).values()])
+
+    errors = squares(x_hat - wanted)
+    return ReconstructionStats(len(x), wanted.sum(0), squares(wanted), errors, codes.seen, layout.reconstructs)
 
 
 def merge(a: ReconstructionStats, b: ReconstructionStats) -> ReconstructionStats:
@@ -86,6 +106,7 @@ def merge(a: ReconstructionStats, b: ReconstructionStats) -> ReconstructionStats
         a.square + b.square,
         a.error + b.error,
         firing.merge(a.firing, b.firing),
+        a.sites,
     )
 
 
