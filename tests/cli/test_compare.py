@@ -223,7 +223,7 @@ def test_the_methods_are_listed_and_explained(call, tmp_path: Path):
     assert "batch-topk" in out and "2412.06410" in out
     topk = next(m for m in listed if m["name"] == "topk")
     assert topk["sources"] == ["arXiv 2406.04093"] and topk["dial"] == "k"
-    (option,) = topk["options"]
+    option = topk["options"][0]
     assert option | {"about": ""} == {"name": "k", "type": "int", "required": False, "default": 32, "about": ""}
     status, out, _ = call("methods", "gba", f"{OWN}:near_top")
     assert status == 0 and "activation='jumprelu'" in out and "highest target frequency" in " ".join(out.split())

@@ -97,26 +97,14 @@ def test_a_skip_transcoder_to_a_site_of_another_width(call, folder: Path):
 
 def test_a_crosscoder_stopped_goes_on_and_is_measured_site_by_site(call, folder: Path):
     harvest(call)
-    words = (
-        "--store",
-        "store",
-        "--site",
-        "resid.1",
-        "mlp_out.1",
-        "--crosscoder",
-        "--method",
-        "gba",
-        "topk",
-        "--k",
-        4,
-        *SHORT,
-    )
+    sites = ("--store", "store", "--site", "resid.1", "mlp_out.1", "--crosscoder")
+    words = (*sites, *SHORT, "--method", "gba(groups=4)", "topk(k=4)")
     assert call("train", *words, "--out", "run", "--json", "t.json")[0] == 0
     before = {p.name: overtone.load(p).state_dict() for p in (folder / "run").iterdir()}
-    assert set(before) == {"resid.1+mlp_out.1-gba-32", "resid.1+mlp_out.1-topk-32"}
+    assert set(before) == {"resid.1+mlp_out.1-gba-groups=4-32", "resid.1+mlp_out.1-topk-k=4-32"}
     trained = json.loads((folder / "t.json").read_text())["runs"][1]
     assert set(trained["metrics"]["site_explained_variance"]) == {"resid.1", "mlp_out.1"}
-    status, out, _ = call("evaluate", "run/resid.1+mlp_out.1-topk-32", "--json", "e.json")
+    status, out, _ = call("evaluate", "run/resid.1+mlp_out.1-topk-k=4-32", "--json", "e.json")
     assert status == 0 and "of 32 latents shared by all" in " ".join(out.split())
     assert json.loads((folder / "e.json").read_text())["metrics"] == trained["metrics"]
     assert "--downstream puts the reconstruction of one" in call("evaluate", trained["run"], "--downstream")[2]

@@ -55,7 +55,7 @@ def test_seeds_decide_everything(make):
 def test_streams_resume_and_have_no_row_without_direction(make):
     truth = make()
     stream, again = truth.stream(256, seed=5), truth.stream(256, seed=5)
-    assert isinstance(stream, FreshStream) and stream.d == truth.features.shape[1]
+    assert isinstance(stream, FreshStream) and stream.layout.d == truth.features.shape[1]
     first = next(stream).x
     state = stream.state_dict()
     second = next(stream).x
