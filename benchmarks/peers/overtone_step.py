@@ -40,7 +40,7 @@ def training(method: str, size: Size, feed: Feed) -> Training:
     from overtone.ops import loops
 
     if method.endswith("-torch"):
-        loops.are_compiled = lambda: False
+        loops.are_compiled = lambda: False  # asked once, by quantised.is_available, and then by every loop
     run = Run(method=(SCALED | METHODS)[method](), latents=size.latents, batch=size.batch, steps=STEPS)
     state = start(run, ArrayStream(torch.cat(feed.batches), size.batch))
     records = train(run, (Batch(x, x) for x in feed), state)

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from overtone.ops import loops
 from overtone.ops.entries import Entries, Tally
-from overtone.ops.loops import are_compiled
 from overtone.ops.memory import lend
 
 # Numbers of a piece of products, kept in cache (8 MiB), and rows below which the product itself is slow.
@@ -58,7 +58,7 @@ class Quantised(NamedTuple):
 @cache
 def is_available() -> bool:
     """Whether the loops can be compiled, and the CPU multiplies 8-bit integers fast and right."""
-    if not are_compiled() or not hasattr(torch, "_int_mm"):
+    if not loops.are_compiled() or not hasattr(torch, "_int_mm"):
         return False
     supported = getattr(torch.cpu, "_is_vnni_supported", None)
     return supported is not None and supported() and _is_exact()
