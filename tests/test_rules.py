@@ -14,7 +14,7 @@ from overtone import (
     UnitNorm,
     adapt_bias,
 )
-from overtone.rules import quantile_bias
+from overtone.steering import quantile_bias
 
 
 def stats(rows: int, fired: list[int], peak: list[float]) -> FiringStats:

@@ -14,7 +14,7 @@ from overtone.data.stream import ArrayStream, Batch, SharedRows, Stream
 from overtone.data.synthetic import FreshStream, SparseMixture, imbalanced
 from overtone.data.synthetic_sites import ReLUMap, SiteMixture, site_mixture
 from overtone.data.text import Document, iter_documents, load_documents, split_documents
-from overtone.dictionary import Codes, Dictionary, Parametrisation
+from overtone.dictionary import Codes, Dictionary
 from overtone.firing import FiringStats
 from overtone.gating import Gated, ThresholdJumpReLU
 from overtone.guidance import Anchoring, AuxK, Orthogonality
@@ -45,19 +45,17 @@ from overtone.metrics.latents import latent_stats
 from overtone.metrics.reconstruction import evaluate
 from overtone.metrics.recovery import recovery
 from overtone.metrics.sites import site_norms
+from overtone.parametrisation import Parametrisation
 from overtone.penalties import L0, L1, GateL1, GateReconstruction, Lp, PreActivation, Tanh
 from overtone.revival import CountIdle, DeadResampling
 from overtone.rules import (
-    BiasAdaptation,
     CentreAtMean,
-    FixedBias,
     Rule,
     TangentGradient,
     ThresholdEMA,
     UnitEncoder,
     UnitNorm,
     WhitenedEncoder,
-    adapt_bias,
 )
 from overtone.runs import RunFolder, execute, execute_together, fit
 from overtone.schedules import Ramp, decayed, warmed
@@ -78,6 +76,7 @@ from overtone.selection import (
 )
 from overtone.sites import transcoder
 from overtone.spectrum import Spectrum
+from overtone.steering import BiasAdaptation, FixedBias, adapt_bias
 from overtone.training import Record, Run, TrainState, start, train
 from overtone.version import __version__
 

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from overtone import config
 from overtone.data.stream import Batch, Stream
-from overtone.dictionary import Dictionary, Parametrisation
+from overtone.dictionary import Dictionary
 from overtone.files import create_folder, write_tensors
 from overtone.firing import FiringStats
 from overtone.layout import Layout
+from overtone.parametrisation import Parametrisation
 from overtone.training import Run, TrainState, begin
 
 FORMAT = 1

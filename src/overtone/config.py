@@ -4,18 +4,16 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from overtone.dictionary import Parametrisation
 from overtone.gating import Gated, ThresholdJumpReLU
 from overtone.guidance import Anchoring, AuxK, Orthogonality
 from overtone.layout import Block, Layout
 from overtone.losses import Alignment, Matryoshka, NormalisedMSE, RarestFirst, Reconstruction
 from overtone.method import Method
+from overtone.parametrisation import Parametrisation
 from overtone.penalties import L0, L1, GateL1, GateReconstruction, Lp, PreActivation, Tanh
 from overtone.revival import CountIdle, DeadResampling
 from overtone.rules import (
-    BiasAdaptation,
     CentreAtMean,
-    FixedBias,
     TangentGradient,
     ThresholdEMA,
     UnitEncoder,
@@ -35,6 +33,7 @@ from overtone.selection import (
     TopK,
 )
 from overtone.spectrum import Spectrum
+from overtone.steering import BiasAdaptation, FixedBias
 
 PARTS: tuple[type, ...] = (
     *(Method, Parametrisation, Spectrum),

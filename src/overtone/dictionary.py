@@ -1,8 +1,7 @@
 """The dictionary: pre-activations, codes and reconstructions. Atoms are rows of `W_dec`."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,6 +11,7 @@ from overtone import firing, ops
 from overtone.firing import FiringStats
 from overtone.layout import Layout, columns, typical_norms
 from overtone.ops import AnyCodes, DenseCodes, Encoded
+from overtone.parametrisation import Parametrisation
 from overtone.seeds import generator
 from overtone.selection import BatchSelection, JumpReLU, Selection, WeightedSelection
 
@@ -49,43 +49,6 @@ class Codes(NamedTuple):
             wanted = (*self.norm.shape[:-1], self.entries.latents_total)
             raise ValueError(f"z has shape {tuple(z.shape)}; these codes are {wanted}")
         return self._replace(entries=DenseCodes(z.reshape(-1, z.shape[-1])))
-
-
-@dataclass(frozen=True)
-class Parametrisation:
-    """Which weights a dictionary has.
-
-    Args:
-        tied: encoder rows are the atoms themselves (W_enc = W_dec).
-        scale: an output scale a_m per latent, trained from 1 (maths.md eq. 1); without it a_m = 1.
-        bias: "steered" – the encoder bias gets no gradient and belongs to an after-step rule; "trained" – it is a
-            parameter like any other.
-        centre: "trained" – b_dec is a parameter; "fixed" – it stays where the rules put it at the start (0 if none does).
-        input_norm: "row" – every input row is scaled to unit norm; "site" – every site is divided by one number, its typical
-            norm on the first rows; "none" – inputs are taken as they are. Where there are several sites, "row" comes after
-            "site" (maths.md eq. S1–S2).
-        skip: a transcoder has a linear path W_skip (x − centre) beside its latents (maths.md eq. S3).
-        counts_idle: whether the dictionary keeps count, in `idle`, of the rows since each latent last fired (the rule
-            `CountIdle` does the counting): what losses and rules for dead latents go by.
-    """
-
-    tied: bool = True
-    scale: bool = True
-    bias: Literal["steered", "trained"] = "steered"
-    centre: Literal["trained", "fixed"] = "trained"
-    input_norm: Literal["row", "site", "none"] = "row"
-    skip: bool = False
-    counts_idle: bool = False
-
-    def __post_init__(self):
-        choices = {
-            "bias": ("steered", "trained"),
-            "centre": ("trained", "fixed"),
-            "input_norm": ("row", "site", "none"),
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}={getattr(self, name)!r} is not one of {', '.join(allowed)}")
 
 
 # A weight that serves twice, and the second name that it then answers to.

@@ -4,11 +4,12 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from overtone.dictionary import Parametrisation
 from overtone.losses import LossTerm, Matryoshka, RarestFirst
-from overtone.rules import BiasAdaptation, Rule, UnitNorm
+from overtone.parametrisation import Parametrisation
+from overtone.rules import Rule, UnitNorm
 from overtone.selection import MatchingPursuit, Selection
 from overtone.spectrum import Spectrum
+from overtone.steering import BiasAdaptation
 
 
 @dataclass(frozen=True)

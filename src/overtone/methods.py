@@ -6,14 +6,14 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from overtone.dictionary import Parametrisation
 from overtone.gating import Gated, ThresholdJumpReLU
 from overtone.guidance import Anchoring, AuxK, Orthogonality
 from overtone.losses import Alignment, Matryoshka, RarestFirst, Reconstruction
 from overtone.method import Method
+from overtone.parametrisation import Parametrisation
 from overtone.penalties import L0, L1, GateL1, GateReconstruction, Lp, PreActivation, Tanh
 from overtone.revival import CountIdle
-from overtone.rules import BiasAdaptation, CentreAtMean, FixedBias, TangentGradient, ThresholdEMA, UnitNorm
+from overtone.rules import CentreAtMean, TangentGradient, ThresholdEMA, UnitNorm
 from overtone.schedules import Ramp, warmed
 from overtone.selection import (
     AbsTopK,
@@ -27,6 +27,7 @@ from overtone.selection import (
     TopK,
 )
 from overtone.spectrum import Spectrum
+from overtone.steering import BiasAdaptation, FixedBias
 
 
 def gba(
