@@ -132,14 +132,19 @@ class SmoothReLU:
 
 
 @dataclass(frozen=True)
-class TopK:
-    """The k largest pre-activations of every row, clipped at 0 (Gao et al., arXiv 2406.04093)."""
+class _Budget:
+    """A number of latents that are active per row, always or on average."""
 
     k: int
 
     def __post_init__(self):
         if self.k < 1:
             raise ValueError(f"k={self.k} must be at least 1")
+
+
+@dataclass(frozen=True)
+class TopK(_Budget):
+    """The k largest pre-activations of every row, clipped at 0 (Gao et al., arXiv 2406.04093)."""
 
     def encode(
         self,
@@ -153,17 +158,11 @@ class TopK:
 
 
 @dataclass(frozen=True)
-class AbsTopK:
+class AbsTopK(_Budget):
     """The k pre-activations of every row that are largest in size, sign kept (Zhu et al., arXiv 2510.00404).
 
     One latent then serves a direction and its opposite. It fires where it is active, with either sign.
     """
-
-    k: int
-
-    def __post_init__(self):
-        if self.k < 1:
-            raise ValueError(f"k={self.k} must be at least 1")
 
     def encode(
         self,
@@ -177,17 +176,11 @@ class AbsTopK:
 
 
 @dataclass(frozen=True)
-class GroupMax:
+class GroupMax(_Budget):
     """The largest pre-activation of each of k groups of neighbouring latents, clipped at 0 (as eai-sparsify's "groupmax").
 
     Costs one pass and no sort, and latents of one group never fire together. Permuting latents within groups permutes codes.
     """
-
-    k: int
-
-    def __post_init__(self):
-        if self.k < 1:
-            raise ValueError(f"k={self.k} must be at least 1")
 
     def encode(
         self,
@@ -258,18 +251,12 @@ class Threshold:
 
 
 @dataclass(frozen=True)
-class BatchTopK:
+class BatchTopK(_Budget):
     """The k · batch largest pre-activations of a batch, clipped at 0 (Bussmann et al., arXiv 2412.06410).
 
     Rows share a budget while training. Afterwards each is coded alone: y where it exceeds the dictionary's `threshold`,
     which `ThresholdEMA` learns.
     """
-
-    k: int
-
-    def __post_init__(self):
-        if self.k < 1:
-            raise ValueError(f"k={self.k} must be at least 1")
 
     def weights(self, latents: int, d: int) -> dict[str, Weight]:
         """What rows alone are compared with; a rule learns it."""
