@@ -25,6 +25,7 @@ def entry(request: pytest.FixtureRequest) -> Entry:
 
 def test_every_method_says_what_it_is(entry: Entry):
     assert entry.summary.endswith((".", ":")) and len(entry.summary) > 20
+    assert "arXiv" not in entry.summary and "()" not in entry.summary and "( " not in entry.summary
     for option in entry.options.values():
         assert not option.required, "a method by its name alone has the paper's settings"
         assert option.about, f"{entry.name} does not say what {option.name} is (Args: in its docstring)"

@@ -47,8 +47,9 @@ class Entry(NamedTuple):
 
     @property
     def summary(self) -> str:
-        """The docstring's first line."""
-        return (inspect.getdoc(self.make) or "").partition("\n")[0]
+        """The docstring's first line, without the papers' numbers."""
+        line = (inspect.getdoc(self.make) or "").partition("\n")[0]
+        return re.sub(r" \(\)", "", re.sub(r"(, )?arXiv \d{4}\.\d{5}", "", line))
 
     @property
     def sources(self) -> list[str]:
