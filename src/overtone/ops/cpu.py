@@ -217,17 +217,18 @@ class _Decode(Function):
             order = stable_order(latents, len(W_dec))
         ctx.save_for_backward(values, W_dec, latents, rows, order)
         ctx.sizes, ctx.batch = sizes, batch
-        # Entries lie in the order of rows, then of latents, so those of one row and group are neighbours.
-        group = torch.bucketize(latents, torch.tensor([*accumulate(sizes)]), right=True)
-        entries = torch.bincount(group, minlength=groups).tolist()
-        matrices = [is_dense(n, batch, size) for n, size in zip(entries, sizes, strict=True)]
-        of_dense = {}
-        if any(matrices):
-            transposed = Transposed.of(latents, rows, len(W_dec), order)
-            of_dense = _decode_dense(transposed, values, W_dec, sizes, batch, matrices)
-            kept = ~torch.tensor(matrices)[group]
-            values, latents, rows, group = values[kept], latents[kept], rows[kept], group[kept]
-        bags = torch.searchsorted(rows * groups + group, torch.arange(batch * groups + 1))
+        bags, of_dense = offsets, {}
+        if groups > 1 or is_dense(len(latents), batch, len(W_dec)):
+            # Entries lie in the order of rows, then of latents, so those of one row and group are neighbours.
+            group = torch.bucketize(latents, torch.tensor([*accumulate(sizes)]), right=True)
+            entries = torch.bincount(group, minlength=groups).tolist()
+            matrices = [is_dense(n, batch, size) for n, size in zip(entries, sizes, strict=True)]
+            if any(matrices):
+                transposed = Transposed.of(latents, rows, len(W_dec), order)
+                of_dense = _decode_dense(transposed, values, W_dec, sizes, batch, matrices)
+                kept = ~torch.tensor(matrices)[group]
+                values, latents, rows, group = values[kept], latents[kept], rows[kept], group[kept]
+            bags = torch.searchsorted(rows * groups + group, torch.arange(batch * groups + 1))
         out = lend(groups, batch, W_dec.shape[1])
         size = max(1, _DECODED // (groups * W_dec.shape[1]))
         for first in range(0, batch, size):
