@@ -219,6 +219,19 @@ def test_a_diverging_run_keeps_its_last_good_checkpoint(rows: torch.Tensor, tmp_
         assert all(v.isfinite().all() for v in load_file(path / "dictionary.safetensors").values())
 
 
+def test_a_dictionary_described_by_its_width_loads(saved: Path):
+    """As dictionaries were written before they had sites."""
+    before, path = load(saved), saved / "dictionary.json"
+    description = json.loads(path.read_text())
+    del description["layout"]
+    path.write_text(json.dumps(description | {"d": before.d}))
+    after = load(saved)
+    assert after.layout == before.layout
+    assert all(
+        torch.equal(a, b) for a, b in zip(before.state_dict().values(), after.state_dict().values(), strict=True)
+    )
+
+
 def test_precision_is_kept(rows: torch.Tensor, tmp_path: Path):
     dictionary = fit(rows, gba(groups=3), latents=16, steps=5, batch=32).double()
     save(dictionary, tmp_path / "d")
