@@ -101,6 +101,15 @@ def gradients(peer: torch.nn.Module, names: dict[str, str], dictionary: Dictiona
 COMMON = {"W_enc": "W_enc", "W_dec": "W_dec", "b_dec": "b_dec"}
 JUMP_NAMES = {**COMMON, "b_enc": "b_enc", "log_threshold": "threshold"}
 GATED_NAMES = {**COMMON, "b_enc": "b_gate", "r_mag": "r_mag", "b_mag": "b_mag"}
+THEIR_GATED_NAMES = {  # dictionary_learning's
+    "W_enc": "encoder.weight",
+    "W_dec": "decoder.weight",
+    "b_dec": "decoder_bias",
+    "b_enc": "gate_bias",
+    "r_mag": "r_mag",
+    "b_mag": "mag_bias",
+}
+WHERE = {"steps": 1000, "activation_dim": D, "dict_size": LATENTS, "layer": 0, "lm_name": "", "device": "cpu"}
 
 
 def saelens(title: str, peer, dictionary: Dictionary, names: dict, coefficients: dict, terms: tuple, x: Tensor) -> None:
@@ -129,11 +138,9 @@ def main() -> None:
     alive = (Reconstruction(), live_gate_reconstruction, GateL1(0.01))
     saelens("  with a decoder that is not frozen", gated, weighted(Gated()), GATED_NAMES, {"l1": 0.02}, alive, x)
 
-    where = {"steps": 100, "activation_dim": D, "dict_size": LATENTS, "layer": 0, "lm_name": "", "device": "cpu"}
-    where |= {"warmup_steps": 1, "sparsity_warmup_steps": None}
-    dictionary, names = weighted(Gated()), {"W_enc": "encoder.weight", "W_dec": "decoder.weight"}
-    names |= {"b_dec": "decoder_bias", "b_enc": "gate_bias", "r_mag": "r_mag", "b_mag": "mag_bias"}
-    trainer = GatedSAETrainer(**where, l1_penalty=0.02)
+    once = WHERE | {"warmup_steps": 1, "sparsity_warmup_steps": None}
+    dictionary, names = weighted(Gated()), THEIR_GATED_NAMES
+    trainer = GatedSAETrainer(**once, l1_penalty=0.02)
     with torch.no_grad():
         dictionary.W_dec.div_(dictionary.W_dec.norm(dim=1, keepdim=True))
     fill(trainer.ae, dictionary, names)
@@ -149,7 +156,7 @@ def main() -> None:
     report("  along the sphere", own | {"W_dec": gradient_of(dictionary, "W_dec")}, {"W_dec": found["W_dec"]})
 
     dictionary = weighted(jump, centre=False)  # their encoder subtracts no centre
-    trainer = JumpReluTrainer(**where, bandwidth=WIDTH, sparsity_penalty=0.02, target_l0=20.0)
+    trainer = JumpReluTrainer(**once, bandwidth=WIDTH, sparsity_penalty=0.02, target_l0=20.0)
     fill(trainer.ae, dictionary, JUMP_NAMES)
     loss = trainer.loss(x, 50)
     loss.backward()
