@@ -4,13 +4,13 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from overtone import firing
+from overtone import firing, ops
 from overtone.data.stream import Batch, Stream
 from overtone.dictionary import Dictionary
 from overtone.firing import FiringStats
@@ -19,6 +19,7 @@ from overtone.losses import total
 from overtone.method import Method
 from overtone.methods import gba
 from overtone.metrics.reconstruction import accumulate
+from overtone.optimiser import acts_on_gradients, make_optimiser, plan, update_rows
 from overtone.rules import GradientRule, Resampling, RuleState
 from overtone.schedules import resolved
 
@@ -131,37 +132,35 @@ def begin(run: Run, layout: Layout, sample: Batch) -> TrainState:
     dictionary.measure_sites(sample.x, sample.target)
     normalised, _ = dictionary.normalise(sample.x)
     rules = [rule.begin(dictionary, normalised) for rule in method.rules]
-    return TrainState(dictionary, make_optimiser(run, dictionary), rules, firing.empty(run.latents), torch.zeros(()))
-
-
-def make_optimiser(run: Run, dictionary: Dictionary) -> torch.optim.Optimizer:
-    """The method's optimiser over every parameter that takes a gradient."""
-    weights = [p for p in dictionary.parameters() if p.requires_grad]
-    if run.method.optimiser == "sgd":
-        return torch.optim.SGD(weights, lr=run.lr_at(1), fused=True)
-    return torch.optim.Adam(weights, lr=run.lr_at(1), fused=True)
+    return TrainState(
+        dictionary, make_optimiser(method, dictionary, run.lr_at(1)), rules, firing.empty(run.latents), torch.zeros(())
+    )
 
 
 def step_once(run: Run, state: TrainState, batch: Batch) -> None:
     """One optimiser step and the after-step rules, in place."""
     dictionary = state.dictionary
     normalised, norm = dictionary.normalise(batch.x)
-    codes = dictionary.encode_batch(normalised, norm)
     terms = tuple(resolved(term, state.step + 1, run.steps) for term in run.method.losses)
-    onto_itself = batch.target is batch.x and dictionary.layout.onto_itself
-    wanted = normalised if onto_itself else dictionary.unexplained(batch.target, codes)
-    loss = total(terms, dictionary, codes, wanted)
-    state.optimiser.zero_grad()
-    loss.backward()
+    by_row = plan(run.method, dictionary)
+    with ops.deferring(*(one.weight for one in by_row.passes)) as sums:
+        codes = dictionary.encode_batch(normalised, norm)
+        onto_itself = batch.target is batch.x and dictionary.layout.onto_itself
+        wanted = normalised if onto_itself else dictionary.unexplained(batch.target, codes)
+        loss = total(terms, dictionary, codes, wanted)
+        state.optimiser.zero_grad()
+        loss.backward()
     state.window_loss += loss.detach()
     state.step += 1
     for group in state.optimiser.param_groups:
         group["lr"] = run.lr_at(state.step)
-    for rule in run.method.rules:
-        if isinstance(rule, GradientRule):
-            rule.before_step(dictionary)
+    for rule in run.method.rules[by_row.rules :]:
+        if acts_on_gradients(type(rule)):
+            cast(GradientRule, rule).before_step(dictionary)
+    for one, entries in zip(by_row.passes, sums, strict=True):
+        update_rows(one, entries, state.optimiser)
     state.optimiser.step()
-    for i, rule in enumerate(run.method.rules):
+    for i, rule in enumerate(run.method.rules[by_row.rules :], by_row.rules):
         state.rules[i] = rule.after_step(dictionary, state.rules[i], codes, state.step)
         if isinstance(rule, Resampling):
             _forget(state.optimiser, rule.forgotten(state.rules[i]))

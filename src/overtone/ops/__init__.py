@@ -16,17 +16,24 @@ from torch import Tensor
 
 from overtone.ops import cpu, dense, pursuit, reference
 from overtone.ops.codes import AnyCodes, DenseCodes, Encoded, SparseCodes, concatenate
+from overtone.ops.deferred import EntrySum, deferring
 from overtone.ops.error import HalfSquareError
 from overtone.ops.memory import release
+from overtone.ops.row_update import AdamStep, Rows, can_update_rows, update_rows
 
 __all__ = [
+    "AdamStep",
     "AnyCodes",
     "DenseCodes",
     "Encoded",
+    "EntrySum",
+    "Rows",
     "SparseCodes",
+    "can_update_rows",
     "concatenate",
     "decode",
     "decode_groups",
+    "deferring",
     "encode_abs_topk",
     "encode_batch_topk",
     "encode_group_max",
@@ -36,6 +43,7 @@ __all__ = [
     "encode_with",
     "half_square_error",
     "release",
+    "update_rows",
 ]
 
 _GPU_TYPES = (torch.float32, torch.bfloat16, torch.float16)

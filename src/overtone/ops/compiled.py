@@ -17,11 +17,14 @@ from numba import njit, prange
 _LEVELS = np.float32(127)
 # Neighbouring tests of a row of products are looked at together: most have no candidate.
 _TOGETHER = 8
+# Of rows to update, so many that threads have the same to do though neighbours fire about equally often.
+_PARTS = 64
+_TINY = np.float32(np.finfo(np.float32).tiny)
 
 
 def _compile(parallel: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Compiles a function; where a checker of types has wrapped it, what is inside."""
-    options: dict[str, Any] = {"parallel": parallel, "fastmath": {"reassoc", "contract", "nsz"}}
+    options: dict[str, Any] = {"parallel": parallel, "fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy"}
 
     def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         inner = inspect.unwrap(function)
@@ -135,7 +138,6 @@ def by_row(rows, values, per_latent, offsets, of_rows, of_latents, of_values, or
 @_compile()
 def _add_up(table, index, values, first, last, out):
     """Four entries at a time: the sum is loaded and stored a quarter as often."""
-    out[:] = 0
     whole = first + (last - first) // 4 * 4
     for e in range(first, whole, 4):
         a, b, c, d = table[index[e]], table[index[e + 1]], table[index[e + 2]], table[index[e + 3]]
@@ -152,6 +154,7 @@ def _add_up(table, index, values, first, last, out):
 def segment_sums(table, index, offsets, values, out):
     """out[s] = Σ value · table[index] over the entries offsets[s] … offsets[s + 1] of every segment."""
     for s in prange(out.shape[0]):
+        out[s] = 0
         _add_up(table, index, values, offsets[s], offsets[s + 1], out[s])
 
 
@@ -161,3 +164,58 @@ def segment_dots(atoms, table, index, offsets, out):
     for s in prange(atoms.shape[0]):
         for e in range(offsets[s], offsets[s + 1]):
             out[e] = _dot(atoms[s], table[index[e]])
+
+
+@_compile()
+def _without_parallel(gradient, row):
+    along, square = np.float32(0), _TINY
+    for j in range(row.shape[0]):
+        along += gradient[j] * row[j]
+        square += row[j] * row[j]
+    share = along / square
+    for j in range(row.shape[0]):
+        gradient[j] -= share * row[j]
+
+
+@_compile()
+def _adam(gradient, row, mean, square, numbers):
+    """torch's arithmetic; the squared norm of the new row."""
+    fresh, kept, added, rate, root, eps = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5]
+    total = np.float32(0)
+    for j in range(row.shape[0]):
+        g = gradient[j]
+        m = mean[j] + fresh * (g - mean[j])
+        v = kept * square[j] + added * g * g
+        w = row[j] - rate * m / (np.sqrt(v) / root + eps)
+        mean[j], square[j], row[j] = m, v, w
+        total += w * w
+    return total
+
+
+@_compile(parallel=True)
+def update_rows(weight, mean, square, dense, table, index, offsets, values,
+                other_table, other_index, other_offsets, other_values, numbers, tangent, unit):  # fmt: skip
+    """Adam's step on every row with its gradient: `dense`, where not empty, and two `segment_sums`, where not empty.
+
+    With `tangent` the gradient's part along the row is left out, with `unit` the row is scaled to norm 1 in the end.
+    """
+    rows, d = weight.shape
+    parts = min(rows, _PARTS)
+    for part in prange(parts):
+        gradient = np.empty(d, np.float32)
+        for i in range(rows * part // parts, rows * (part + 1) // parts):
+            if len(dense):
+                gradient[:] = dense[i]
+            else:
+                gradient[:] = np.float32(0)
+            if len(index):
+                _add_up(table, index, values, offsets[i], offsets[i + 1], gradient)
+            if len(other_index):
+                _add_up(other_table, other_index, other_values, other_offsets[i], other_offsets[i + 1], gradient)
+            if tangent:
+                _without_parallel(gradient, weight[i])
+            norm = np.sqrt(_adam(gradient, weight[i], mean[i], square[i], numbers))
+            if unit:
+                norm = max(norm, _TINY)
+                for j in range(d):
+                    weight[i, j] /= norm

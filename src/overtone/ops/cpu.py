@@ -26,6 +26,7 @@ from overtone.ops.candidates import (
     screened_places,
 )
 from overtone.ops.codes import Encoded, SparseCodes
+from overtone.ops.deferred import EntrySum, sink_of
 from overtone.ops.entries import Entries, Tally
 from overtone.ops.loops import weighted_sums
 from overtone.ops.memory import lend
@@ -125,7 +126,7 @@ def decode_groups(
     b_dec: Float[Tensor, " d"] | None = None,
 ) -> Float[Tensor, "groups batch d"]:
     """See `overtone.ops.decode_groups`."""
-    inputs = (codes.values, W_dec, b_dec, codes.latents, codes.offsets, codes.order, tuple(sizes))
+    inputs = (codes.values, W_dec, b_dec, codes.latents, codes.offsets, codes.order, tuple(sizes), sink_of(W_dec))
     return _Decode.apply(*inputs)  # pyright: ignore[reportReturnType]
 
 
@@ -147,7 +148,7 @@ def _encode(
 ) -> Encoded:
     batch, latents_total = len(x), len(W_enc)
     offsets, fired, peak = entries.tally or _tally(entries, batch, latents_total, signed)
-    values = _Values.apply(x, W_enc, b_enc, centre, jump, shifted, entries, offsets)
+    values = _Values.apply(x, W_enc, b_enc, centre, jump, shifted, entries, offsets, sink_of(W_enc))
     codes = SparseCodes(values, entries.latents, offsets, latents_total, entries.order)  # pyright: ignore[reportArgumentType]
     return Encoded(codes, fired, peak)
 
@@ -174,9 +175,10 @@ class _Values(Function):
         shifted: Tensor,
         entries: Entries,
         offsets: Tensor,
+        sink: list[EntrySum] | None,
     ):
         ctx.save_for_backward(shifted, W_enc, entries.latents, entries.rows, offsets, entries.order)
-        ctx.jump = jump
+        ctx.jump, ctx.sink = jump, sink
         return entries.pre - b_enc.index_select(0, entries.latents) if jump else entries.pre.clone()
 
     @staticmethod
@@ -188,13 +190,14 @@ class _Values(Function):
         if ctx.needs_input_grad[0]:
             grad_x = weighted_sums(W_enc, latents, offsets, grad)
         if ctx.needs_input_grad[1]:
-            grad_W = Transposed.of(latents, rows, len(W_enc), order).sums(grad, [x], [len(W_enc)])
+            transposed = Transposed.of(latents, rows, len(W_enc), order)
+            grad_W = _sum_or_leave(ctx.sink, EntrySum(transposed, grad, [x], [len(W_enc)]))
         if ctx.needs_input_grad[2] or ctx.needs_input_grad[3]:
             per_latent = grad.new_zeros(len(W_enc)).index_add_(0, latents, grad)
             grad_b = None if ctx.jump else per_latent
             # One matrix-vector product: the gradient to the shifted rows would cost a gather per entry.
             grad_centre = -(per_latent @ W_enc) if ctx.needs_input_grad[3] else None
-        return grad_x, grad_W, grad_b, grad_centre, None, None, None, None
+        return grad_x, grad_W, grad_b, grad_centre, None, None, None, None, None
 
 
 class _Decode(Function):
@@ -210,13 +213,14 @@ class _Decode(Function):
         offsets: Int[Tensor, " rows_and_1"],
         order: Int[Tensor, " nnz"] | None,
         sizes: tuple[int, ...],
+        sink: list[EntrySum] | None,
     ):
         batch, groups = len(offsets) - 1, len(sizes)
         rows = torch.arange(batch).repeat_interleave(offsets.diff(), output_size=len(latents))
         if order is None:
             order = stable_order(latents, len(W_dec))
         ctx.save_for_backward(values, W_dec, latents, rows, order)
-        ctx.sizes, ctx.batch = sizes, batch
+        ctx.sizes, ctx.batch, ctx.sink = sizes, batch, sink
         bags, of_dense = offsets, {}
         if groups > 1 or is_dense(len(latents), batch, len(W_dec)):
             # Entries lie in the order of rows, then of latents, so those of one row and group are neighbours.
@@ -253,9 +257,19 @@ class _Decode(Function):
         if any(ctx.needs_input_grad[:2]):
             transposed = Transposed.of(latents, rows, len(W_dec), order)
             grad_values = transposed.dots(W_dec, tables, ctx.sizes) if ctx.needs_input_grad[0] else None
-            grad_W = transposed.sums(values, tables, ctx.sizes) if ctx.needs_input_grad[1] else None
+            if ctx.needs_input_grad[1]:
+                grad_W = _sum_or_leave(ctx.sink, EntrySum(transposed, values, tables, ctx.sizes))
         grad_b = grads[0].sum((0, 1)) if ctx.needs_input_grad[2] else None
-        return grad_values, grad_W, grad_b, None, None, None, None
+        return grad_values, grad_W, grad_b, None, None, None, None, None
+
+
+def _sum_or_leave(sink: list[EntrySum] | None, entries: EntrySum) -> Tensor | None:
+    """A gradient, or None where it is left to be summed by somebody else."""
+    if sink is None:
+        return entries.summed()
+    # Values know the operation that made them, and that one its sink: a circle nobody would ever collect.
+    sink.append(entries._replace(values=entries.values.detach()))
+    return None
 
 
 def _decode_dense(

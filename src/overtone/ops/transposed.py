@@ -17,7 +17,7 @@ from overtone.ops.memory import lend
 from overtone.ops.precision import fast_float32
 
 # Numbers per block of atoms: a block is summed in cache, then written to memory that is recycled.
-_BLOCK = 2**20
+BLOCK = 2**20
 # From this share of non-zero codes on, a product with all of them is faster than sums over the others.
 _DENSE = 1 / 12
 
@@ -96,7 +96,7 @@ class Transposed(NamedTuple):
         values = values.index_select(0, self.order)
         d = tables[0].shape[1]
         out = lend(len(self.offsets) - 1, d)
-        for block in self.blocks(sizes, max(1, _BLOCK // d)):
+        for block in self.blocks(sizes, max(1, BLOCK // d)):
             table, here = tables[block.group], block.entries
             if block.is_dense(len(table)):
                 with fast_float32():
@@ -111,7 +111,7 @@ class Transposed(NamedTuple):
     ) -> Float[Tensor, " nnz"]:
         """atoms[latent] · table[row] for every entry, each group with its own table; in the order of the codes."""
         sorted_dots = lend(len(self.order))
-        for block in self.blocks(sizes, max(1, _BLOCK // atoms.shape[1])):
+        for block in self.blocks(sizes, max(1, BLOCK // atoms.shape[1])):
             table, here = tables[block.group], block.entries
             if block.is_dense(len(table)):
                 with fast_float32():
