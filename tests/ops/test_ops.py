@@ -268,7 +268,7 @@ def test_pieces_of_the_scan_equal_one_piece(fast: Any, kind: str, monkeypatch: p
     objective(fast, kind, whole, [20, 30]).backward()
     for name, value in (("candidates._PIECE", 1), ("candidates._PIECE_ROWS", 5), ("cpu._DECODED", 7 * D)):
         monkeypatch.setattr(f"overtone.ops.{name}", value)
-    monkeypatch.setattr("overtone.ops.transposed._BLOCK", 3 * D)
+    monkeypatch.setattr("overtone.ops.transposed.BLOCK", 3 * D)
     pieces = weights()
     objective(fast, kind, pieces, [20, 30]).backward()
     assert_same(encode(fast, kind, pieces), encode(reference, kind, whole), rtol=1e-5, atol=1e-6)
