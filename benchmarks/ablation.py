@@ -34,7 +34,7 @@ from overtone import (
     train,
 )
 from overtone.cli.common import spread
-from overtone.data.synthetic import CoefficientLaw
+from overtone.data.laws import CoefficientLaw
 from overtone.spectrum import group_sizes
 
 

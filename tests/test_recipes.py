@@ -5,13 +5,15 @@ from overtone import gba
 from overtone.dictionary import Dictionary
 from overtone.recipes import SUITES, Suite, uncentred, with_gba_centre
 
+# The larger scales of synth have its methods, and features that take a while to be pushed apart.
+QUICK = [suite for suite in SUITES.values() if suite.name not in ("synth-4k", "synth-16k")]
 
-@pytest.mark.parametrize("suite", SUITES.values(), ids=lambda suite: suite.name)
+
+@pytest.mark.parametrize("suite", QUICK, ids=lambda suite: suite.name)
 def test_every_method_of_a_suite_can_be_trained_as_it_is(suite: Suite):
     """Sizes that fit, defaults that exist, and all of a suite's methods centred alike."""
     assert set(suite.default_methods) <= set(suite.contestants) and "gba" in suite.default_methods
-    truth = suite.truth(seed=0)
-    latents = suite.width * len(truth.features)
+    latents = suite.latents(suite.truth(seed=0))
     for contestant in suite.contestants.values():
         run = suite.run(contestant.make(), latents=latents, steps=1, seed=0)
         assert run.batch == suite.batch

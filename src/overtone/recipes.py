@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
+from overtone.data.forest import synth_sae_bench
 from overtone.data.ground_truths import Hierarchy, linear_representation_bench, sanity_check
 from overtone.data.synthetic import GroundTruth, SparseMixture
 from overtone.method import Method
@@ -49,7 +50,7 @@ class Suite:
         contestants: methods by name.
         default_methods: those trained where none is named.
         rows: fixed rows that training goes through again and again; None: fresh ones for every step.
-        width: latents per true feature.
+        width: latents per true feature, a fraction where a dictionary is narrower than the truth.
         steps: of a training.
         batch: rows per step.
         what: one line.
@@ -63,13 +64,17 @@ class Suite:
     contestants: dict[str, Contestant]
     default_methods: tuple[str, ...]
     rows: int | None
-    width: int
+    width: float
     steps: int
     batch: int
     what: str
     thresholds: tuple[float, ...] = (0.8, 0.9)
     signed: bool = True
     decay: float = 0.2
+
+    def latents(self, truth: GroundTruth) -> int:
+        """Width of the dictionaries, where no other is asked for."""
+        return round(self.width * len(truth.features))
 
     def run(self, method: Method, *, latents: int, steps: int, seed: int) -> Run:
         """The training run of one method."""
@@ -218,7 +223,49 @@ HIERARCHY = Suite(
     what="children with their parents only, siblings correlated (arXiv 2506.03093)",
 )
 
-SUITES = {suite.name: suite for suite in (IMBALANCED, LINEAR_BENCH, SANITY_CHECK, SKEWED_CHECK, SMALL_CHECK, HIERARCHY)}
+# The published benchmark has 4096 latents for 16 384 features, of which the first quarter are 25 of a row's 34; a smaller scale
+# has its square root's share of them.
+SYNTH = Suite(
+    name="synth",
+    truth=partial(synth_sae_bench, n_features=1024),
+    contestants=rivals(6, with_gba_centre),
+    default_methods=("gba", "gba-l0", "topk", "batch-topk", "matryoshka", "matching-pursuit", "l1"),
+    rows=None,
+    width=0.25,
+    steps=3000,
+    batch=1024,
+    what="trees of features, Zipf, correlated; four times as many as latents (after arXiv 2602.14687)",
+)
+SYNTH_4K = replace(
+    SYNTH,
+    name="synth-4k",
+    truth=partial(synth_sae_bench, n_features=4096),
+    contestants=rivals(12, with_gba_centre),
+    steps=6000,
+)
+SYNTH_16K = replace(
+    SYNTH,
+    name="synth-16k",
+    truth=synth_sae_bench,
+    contestants=rivals(25, with_gba_centre),
+    steps=20_000,
+    what="SynthSAEBench-16k v2, four features per latent (arXiv 2602.14687: 200M rows, ten times as many)",
+)
+
+SUITES = {
+    suite.name: suite
+    for suite in (
+        IMBALANCED,
+        LINEAR_BENCH,
+        SANITY_CHECK,
+        SKEWED_CHECK,
+        SMALL_CHECK,
+        HIERARCHY,
+        SYNTH,
+        SYNTH_4K,
+        SYNTH_16K,
+    )
+}
 
 
 EXPANSION = 8  # latents per dimension

@@ -18,13 +18,22 @@ from rich.table import Table
 
 from overtone.cli.common import console, progress_bar, spread, write_json
 from overtone.data.ground_truths import Hierarchy
-from overtone.data.synthetic import CoefficientLaw, FrequencyLaw, GroundTruth
+from overtone.data.laws import CoefficientLaw, DirectionLaw, FrequencyLaw
+from overtone.data.synthetic import GroundTruth
 from overtone.metrics.recovery import hierarchy_errors, recovery
 from overtone.recipes import SUITES, Suite
 from overtone.training import start, train
 
 SuiteName = Literal[
-    "imbalanced", "linear-bench", "sanity-check", "sanity-check-skewed", "sanity-check-small", "hierarchy"
+    "imbalanced",
+    "linear-bench",
+    "sanity-check",
+    "sanity-check-skewed",
+    "sanity-check-small",
+    "hierarchy",
+    "synth",
+    "synth-4k",
+    "synth-16k",
 ]
 
 
@@ -54,6 +63,10 @@ def recover(
     law: CoefficientLaw | None = None,
     frequencies: FrequencyLaw | None = None,
     zipf_exponent: float | None = None,
+    frequency_ratio: float | None = None,
+    co_occurrence: float | None = None,
+    directions: DirectionLaw | None = None,
+    least: float | None = None,
     noise: float | None = None,
     coherence: float | None = None,
     l0: float | None = None,
@@ -72,7 +85,8 @@ def recover(
         suite: imbalanced – half of the rows mix 3 features, half 20 (arXiv 2506.14002); linear-bench – features of bounded
             coherence, each in 1 % of the rows (arXiv 2512.05534); sanity-check – 32 features per dimension (arXiv 2602.14111),
             equally frequent or, sanity-check-skewed, of log-uniform frequencies, and sanity-check-small, 800 in 50 dimensions;
-            hierarchy – children that occur with their parents only (arXiv 2506.03093).
+            hierarchy – children that occur with their parents only (arXiv 2506.03093); synth – SynthSAEBench (arXiv 2602.14687)
+            with 1024 features instead of 16384 and, synth-4k and synth-16k, with 4096 and all of them.
         methods: which to train; a wrong name lists those of the suite.
         seeds: how many seeds; each has its own features, rows and initial weights.
         seed: the first seed.
@@ -82,12 +96,16 @@ def recover(
         rows: number of rows that training goes through again and again (default: the suite's).
         fresh: draw new rows for every step instead.
         law: (imbalanced) distribution of the coefficients.
-        frequencies: (imbalanced) all features equally often, or Zipf.
+        frequencies: (imbalanced) all features equally often, falling geometrically, or Zipf.
         zipf_exponent: (imbalanced) exponent of the Zipf law.
+        frequency_ratio: (imbalanced) of the most frequent feature to the least, of the geometric law.
+        co_occurrence: (imbalanced) share of a feature's rows in which its companion occurs, too; every feature has one.
+        directions: (imbalanced) law of the features' directions.
+        least: (imbalanced, linear-bench) smallest coefficient.
         noise: (imbalanced) standard deviation of Gaussian noise added to every coordinate.
         coherence: (linear-bench) largest inner product of two features.
         l0: (sanity-check) mean number of features of a row.
-        cosine: (hierarchy) cosine of siblings.
+        cosine: (hierarchy) cosine of siblings; (imbalanced) of neighbours, where directions are correlated.
         latents: dictionary width (default: the suite's).
         steps: training steps.
         jobs: trainings at a time (default: one per core).
@@ -112,6 +130,10 @@ def recover(
             "law": law,
             "frequencies": frequencies,
             "zipf_exponent": zipf_exponent,
+            "frequency_ratio": frequency_ratio,
+            "co_occurrence": co_occurrence,
+            "directions": directions,
+            "least": least,
             "noise": noise,
             "coherence": coherence,
             "l0": l0,
@@ -119,7 +141,7 @@ def recover(
         },
     )
     truths = {s: chosen.truth(seed=s, **options) for s in range(seed, seed + seeds)}
-    width = chosen.width * len(truths[seed].features) if latents is None else latents
+    width = chosen.latents(truths[seed]) if latents is None else latents
     length = chosen.steps if steps is None else steps
     for name in names:  # settings that a method cannot have are found now, not after the others have run
         chosen.run(chosen.contestants[name].make(), latents=width, steps=length, seed=seed)

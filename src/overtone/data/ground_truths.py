@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from overtone.data.synthetic import GroundTruth, Samples
+from overtone.data.laws import CoefficientLaw, check_coefficients, coefficients, directions, relative_frequencies
+from overtone.data.synthetic import CodedRows, GroundTruth
 from overtone.seeds import generator
 
 ProbabilityLaw = Literal["constant", "log-uniform"]
-MagnitudeLaw = Literal["exponential", "log-normal"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,22 +24,19 @@ class IndependentFeatures(GroundTruth):
     Args:
         features: V, unit rows.
         probability: p_i of every feature.
-        law: of the magnitudes: "exponential" – least + Exp(mean spread); "log-normal" – exp(N(least, spread²)).
-        least: least magnitude c_min, or the mean of the logarithm.
-        spread: mean of the exponential part, or the logarithm's standard deviation.
+        law: of the magnitudes, `laws.coefficients`.
+        least: least magnitude c_min (log-normal: mean of the logarithm).
+        spread: what the law's draws are multiplied by (log-normal: standard deviation of the logarithm).
     """
 
     features: Float[Tensor, "features d"] = field(repr=False)
     probability: Float[Tensor, " features"] = field(repr=False)
-    law: MagnitudeLaw = "exponential"
+    law: CoefficientLaw = "exponential"
     least: float = 0.0
     spread: float = 1.0
 
     def __post_init__(self):
-        if self.law not in MagnitudeLaw.__args__:
-            raise ValueError(f"law={self.law!r} is not one of {', '.join(MagnitudeLaw.__args__)}")
-        if self.spread < 0 or (self.law == "exponential" and self.least < 0):
-            raise ValueError(f"least={self.least} and spread={self.spread} would make magnitudes negative")
+        check_coefficients(self.law, self.least, self.spread)
         if len(self.probability) != len(self.features):
             raise ValueError(f"{len(self.probability)} probabilities for {len(self.features)} features; give one each")
         if not (float(self.probability.min()) >= 0 and 0 < float(self.probability.max()) <= 1):
@@ -49,17 +46,11 @@ class IndependentFeatures(GroundTruth):
         """p_i."""
         return self.probability
 
-    def sample(self, rows: int, generator: torch.Generator) -> Samples:
-        """Fresh rows with their coefficients."""
-        shape = (rows, len(self.features))
-        active = torch.rand(shape, generator=generator) < self.probability
-        drawn = torch.empty(int(active.sum()))
-        if self.law == "exponential":
-            magnitudes = self.least + self.spread * drawn.exponential_(generator=generator)
-        else:
-            magnitudes = drawn.log_normal_(self.least, self.spread, generator=generator)
-        h = torch.zeros(shape).masked_scatter_(active, magnitudes)
-        return Samples(h @ self.features, h)
+    def coded(self, rows: int, generator: torch.Generator) -> CodedRows:
+        """Fresh rows with their coefficients as entries."""
+        active = torch.rand(rows, len(self.features), generator=generator) < self.probability
+        drawn = coefficients(self.law, (int(active.sum()),), generator, least=self.least, spread=self.spread)
+        return CodedRows.of(torch.zeros(active.shape).masked_scatter_(active, drawn), self.features)
 
 
 def linear_representation_bench(
@@ -111,15 +102,13 @@ def sanity_check(
     """
     if probability not in ProbabilityLaw.__args__:
         raise ValueError(f"probability={probability!r} is not one of {', '.join(ProbabilityLaw.__args__)}")
-    v = torch.randn(n_features, d, generator=generator(seed, "features"))
-    exponents = torch.linspace(-1.2, -5.5, n_features, dtype=torch.float64)
-    weights = 10**exponents if probability == "log-uniform" else torch.ones_like(exponents)
-    p = l0 * weights / weights.sum()
+    law = "geometric" if probability == "log-uniform" else "equal"
+    p = l0 * relative_frequencies(law, n_features, ratio=10 ** (5.5 - 1.2))
     if float(p.max()) > 1:
         raise ValueError(
             f"l0={l0} of n_features={n_features} would need probabilities up to {float(p.max()):.3g}; lower l0"
         )
-    return IndependentFeatures(v / v.norm(dim=1, keepdim=True), p.float(), "log-normal", 0.0, spread)
+    return IndependentFeatures(directions("gaussian", n_features, d, seed=seed), p.float(), "log-normal", 0.0, spread)
 
 
 def separated_features(
@@ -249,8 +238,8 @@ class Hierarchy(GroundTruth):
         shares = torch.tensor([self.parent_probability, child, self.leaf_probability])
         return shares.repeat_interleave(torch.tensor(counts))
 
-    def sample(self, rows: int, generator: torch.Generator) -> Samples:
-        """Fresh rows with their coefficients."""
+    def coded(self, rows: int, generator: torch.Generator) -> CodedRows:
+        """Fresh rows with their coefficients as entries."""
 
         def uniform(columns: int) -> Tensor:
             return torch.rand(rows, columns, generator=generator)
@@ -262,5 +251,4 @@ class Hierarchy(GroundTruth):
         leaves = uniform(self.leaves) < self.leaf_probability
         support = torch.cat([parents, children.flatten(1), leaves], dim=1)
         size = torch.randn(support.shape, generator=generator) * self.spread + self.magnitude
-        h = support * size.clamp(min=0)
-        return Samples(h @ self.features, h)
+        return CodedRows.of(support * size.clamp(min=0), self.features)

@@ -3,18 +3,25 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from overtone.data.laws import (
+    CoefficientLaw,
+    DirectionLaw,
+    FrequencyLaw,
+    check_coefficients,
+    coefficients,
+    directions,
+    relative_frequencies,
+)
 from overtone.data.stream import ArrayStream, Batch
 from overtone.layout import Layout
+from overtone.ops.codes import SparseCodes, concatenate
 from overtone.seeds import generator
-
-CoefficientLaw = Literal["uniform", "constant", "half-normal", "exponential"]
-FrequencyLaw = Literal["equal", "zipf"]
 
 
 class Samples(NamedTuple):
@@ -22,6 +29,18 @@ class Samples(NamedTuple):
 
     x: Float[Tensor, "rows d"]
     h: Float[Tensor, "rows features"]
+
+
+class CodedRows(NamedTuple):
+    """Rows and the coefficients they were made of, as the few entries that are not zero: for any number of features."""
+
+    x: Float[Tensor, "rows d"]
+    codes: SparseCodes
+
+    @classmethod
+    def of(cls, h: Float[Tensor, "rows features"], features: Float[Tensor, "features d"]) -> "CodedRows":
+        """x = H V of a matrix H."""
+        return cls(h @ features, SparseCodes.from_dense(h))
 
 
 class GroundTruth(ABC):
@@ -38,30 +57,45 @@ class GroundTruth(ABC):
         """f_i, the share of rows in which each feature occurs."""
 
     @abstractmethod
+    def coded(self, rows: int, generator: torch.Generator) -> CodedRows:
+        """Fresh rows with their coefficients as entries."""
+
     def sample(self, rows: int, generator: torch.Generator) -> Samples:
         """Fresh rows with their coefficients."""
+        x, codes = self.coded(rows, generator)
+        return Samples(x, codes.dense())
 
-    def drawn(self, rows: int, generator: torch.Generator) -> Samples:
-        """As `sample`, but rows without any feature, which have no direction, are drawn again."""
+    def drawn(self, rows: int, generator: torch.Generator) -> CodedRows:
+        """As `coded`, but rows that are zero, which have no direction, are drawn again."""
         parts, missing = [], rows
         while missing:
-            part = self.sample(missing, generator)
-            some = (part.h != 0).any(1)
-            parts.append(part if some.all() else Samples(part.x[some], part.h[some]))
+            part = self.coded(missing, generator)
+            some = (part.x != 0).any(1)
+            parts.append(part if some.all() else CodedRows(part.x[some], part.codes.of_rows(some)))
             missing -= len(parts[-1].x)
-        return parts[0] if len(parts) == 1 else Samples(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+        return _joined(parts)
+
+    def coded_rows(self, rows: int, *, seed: int = 0) -> CodedRows:
+        """A fixed data set, its coefficients as entries."""
+        draws = generator(seed, "fixed rows")
+        return _joined([self.drawn(min(8192, rows - i), draws) for i in range(0, rows, 8192)])
 
     def rows(self, rows: int, *, seed: int = 0) -> Samples:
-        """A fixed data set."""
-        draws = generator(seed, "fixed rows")
-        blocks = [self.drawn(min(8192, rows - i), draws) for i in range(0, rows, 8192)]
-        return Samples(torch.cat([b.x for b in blocks]), torch.cat([b.h for b in blocks]))
+        """A fixed data set; of thousands of features, take `coded_rows`."""
+        x, codes = self.coded_rows(rows, seed=seed)
+        return Samples(x, codes.dense())
 
     def stream(self, batch: int, *, rows: int | None = None, seed: int = 0) -> "ArrayStream | FreshStream":
         """A stream over `rows` fixed rows, or over fresh ones without end."""
         if rows is None:
             return FreshStream(self, batch, seed=seed)
-        return ArrayStream(self.rows(rows, seed=seed).x, batch, seed=seed, source="synthetic rows")
+        return ArrayStream(self.coded_rows(rows, seed=seed).x, batch, seed=seed, source="synthetic rows")
+
+
+def _joined(parts: list[CodedRows]) -> CodedRows:
+    if len(parts) == 1:
+        return parts[0]
+    return CodedRows(torch.cat([part.x for part in parts]), concatenate([part.codes for part in parts]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,11 +106,18 @@ class SparseMixture(GroundTruth):
         n_features: n.
         d: width of a row.
         sparsities: the values s may take, each equally likely.
-        law: of the non-zero coefficients: uniform on [0, 1], constant 1, half-normal |N(0, 1)| or exponential.
-        frequencies: how often features occur: all equally, or proportional to 1/rank^zipf_exponent.
+        law: of the non-zero coefficients, `laws.coefficients`.
+        least: smallest coefficient (log-normal: mean of the logarithm).
+        spread: what the law's draws are multiplied by (log-normal: standard deviation of the logarithm).
+        frequencies: how often features occur, `laws.relative_frequencies`; or numbers they are in proportion to.
         zipf_exponent: exponent of the Zipf law.
+        frequency_ratio: of the most frequent feature to the least frequent, of the geometric law.
+        co_occurrence: ρ₂, the share of a feature's rows in which its most frequent companion occurs, too (maths.md eq. G4):
+            features 2k and 2k + 1 are companions; None: supports are as independent as s allows. Needs equal frequencies.
         noise: standard deviation of Gaussian noise per coordinate.
-        seed: seed of the features V (i.i.d. Gaussian directions, unit norm).
+        directions: of the features V, `laws.directions`.
+        cosine: expected cosine of neighbouring features, where directions are correlated.
+        seed: seed of the features V.
         features: V, to give it yourself: (n_features, d).
 
     Every feature's occurrence frequency is exact in expectation (systematic sampling over a random order), whatever the law.
@@ -86,9 +127,15 @@ class SparseMixture(GroundTruth):
     d: int = 42
     sparsities: tuple[int, ...] = (3, 20)
     law: CoefficientLaw = "uniform"
-    frequencies: FrequencyLaw = "equal"
+    least: float = 0.0
+    spread: float = 1.0
+    frequencies: FrequencyLaw | Float[Tensor, " features"] = "equal"
     zipf_exponent: float = 0.5
+    frequency_ratio: float = 100.0
+    co_occurrence: float | None = None
     noise: float = 0.0
+    directions: DirectionLaw = "gaussian"
+    cosine: float = 0.5
     seed: int = 0
     features: Float[Tensor, "features d"] = field(default=None, repr=False)  # pyright: ignore[reportAssignmentType]
 
@@ -100,53 +147,75 @@ class SparseMixture(GroundTruth):
             raise ValueError(
                 f"sparsities={self.sparsities} must be between 1 and n_features={self.n_features} active features per row"
             )
-        for name, allowed in (("law", CoefficientLaw), ("frequencies", FrequencyLaw)):
-            if getattr(self, name) not in allowed.__args__:
-                raise ValueError(f"{name}={getattr(self, name)!r} is not one of {', '.join(allowed.__args__)}")
+        check_coefficients(self.law, self.least, self.spread)
+        if self.noise < 0:
+            raise ValueError(f"noise={self.noise} is a standard deviation and must be at least 0")
         if self.features is None:
-            v = torch.randn(self.n_features, self.d, generator=generator(self.seed, "features"))
-            object.__setattr__(self, "features", v / v.norm(dim=1, keepdim=True))
+            v = directions(self.directions, self.n_features, self.d, seed=self.seed, cosine=self.cosine)
+            object.__setattr__(self, "features", v)
         elif tuple(self.features.shape) != (self.n_features, self.d):
             raise ValueError(
                 f"features have shape {tuple(self.features.shape)}, expected ({self.n_features}, {self.d}) = (n_features, d)"
             )
+        self._check_frequencies()
+        if self.co_occurrence is not None:
+            self._check_co_occurrence(self.co_occurrence)
+
+    def _check_frequencies(self) -> None:
+        given = self.frequencies
+        if isinstance(given, Tensor) and (given.shape != (self.n_features,) or not bool((given > 0).all())):
+            raise ValueError(f"frequencies must be {self.n_features} numbers above 0, one for every feature")
         too_often = float(self.occurrence(max(self.sparsities)).max())
         if too_often > 1:
             raise ValueError(
                 f"with sparsity {max(self.sparsities)} the most frequent feature would occur {too_often:.3g} times per row; "
-                f"lower zipf_exponent={self.zipf_exponent} or the sparsity, or raise n_features={self.n_features}"
+                f"flatten its law (zipf_exponent={self.zipf_exponent}, frequency_ratio={self.frequency_ratio}), lower the "
+                f"sparsity, or raise n_features={self.n_features}"
             )
+
+    def _check_co_occurrence(self, wanted: float) -> None:
+        if self.frequencies != "equal" or self.n_features % 2:
+            raise ValueError(
+                f"co_occurrence={wanted} pairs features of equal frequency: give frequencies='equal' and an even n_features"
+            )
+        least, most = self._companions
+        if not least <= wanted <= most:
+            raise ValueError(
+                f"co_occurrence={wanted} must lie between {least:.4g} (independent) and {most:.4g} (always in pairs) for "
+                f"sparsities={self.sparsities} of n_features={self.n_features}"
+            )
+
+    @property
+    def _companions(self) -> tuple[float, float]:
+        """ρ₂ of rows with independent supports, and of rows made of pairs; where s is odd, one of them is broken."""
+        total = sum(self.sparsities)
+        independent = sum(s * (s - 1) / max(self.n_features - 1, 1) for s in self.sparsities)
+        return independent / total, sum(s - s % 2 for s in self.sparsities) / total
 
     def occurrence(self, sparsity: float | None = None) -> Float[Tensor, " features"]:
         """f_i, the share of rows in which each feature occurs; of rows with one sparsity, or of all rows."""
         s = sum(self.sparsities) / len(self.sparsities) if sparsity is None else sparsity
-        rank = torch.arange(1, self.n_features + 1, dtype=torch.float64)
-        weight = rank**-self.zipf_exponent if self.frequencies == "zipf" else torch.ones_like(rank)
-        return s * weight / weight.sum()
+        if isinstance(self.frequencies, Tensor):
+            return s * (self.frequencies.double() / self.frequencies.double().sum())
+        return s * relative_frequencies(
+            self.frequencies, self.n_features, exponent=self.zipf_exponent, ratio=self.frequency_ratio
+        )
 
-    def sample(self, rows: int, generator: torch.Generator) -> Samples:
-        """Fresh rows with their coefficients."""
+    def coded(self, rows: int, generator: torch.Generator) -> CodedRows:
+        """Fresh rows with their coefficients as entries."""
         which = torch.randint(len(self.sparsities), (rows,), generator=generator)
         s = torch.tensor(self.sparsities)[which]
         support = _systematic_support(s, self.occurrence(1), generator)
-        h = support * self._coefficients(rows, generator)
-        x = h @ self.features
-        if self.noise:
-            x = x + self.noise * torch.randn(x.shape, generator=generator)
-        return Samples(x, h)
-
-    def _coefficients(self, rows: int, generator: torch.Generator) -> Float[Tensor, "rows features"]:
+        if self.co_occurrence is not None:
+            least, most = self._companions
+            in_pairs = torch.rand(rows, generator=generator) < (self.co_occurrence - least) / (most - least)
+            support[in_pairs] = _paired_support(s[in_pairs], self.n_features, generator)
         shape = (rows, self.n_features)
-        match self.law:
-            case "constant":
-                return torch.ones(shape)
-            case "half-normal":
-                return torch.randn(shape, generator=generator).abs()
-            case "exponential":
-                return torch.empty(shape).exponential_(generator=generator)
-            case _:
-                # 1 − U: uniform on (0, 1], so that a feature that occurs never has coefficient 0.
-                return 1 - torch.rand(shape, generator=generator)
+        h = support * coefficients(self.law, shape, generator, least=self.least, spread=self.spread)
+        made = CodedRows.of(h, self.features)
+        if not self.noise:
+            return made
+        return made._replace(x=made.x + self.noise * torch.randn(made.x.shape, generator=generator))
 
 
 def imbalanced(**changes: Any) -> SparseMixture:
@@ -199,3 +268,14 @@ def _systematic_support(
     marks = (edges + offset).floor()
     chosen = marks - torch.cat([torch.zeros_like(marks[:, :1]), marks[:, :-1]], dim=1)
     return torch.zeros(rows, n).scatter_(1, order, chosen.float())
+
+
+def _paired_support(
+    s: Int[Tensor, " rows"], n_features: int, generator: torch.Generator
+) -> Float[Tensor, "rows features"]:
+    """0/1 rows with exactly s ones, in pairs (2k, 2k + 1); where s is odd, one of all that were drawn is left out."""
+    pairs = _systematic_support((s + 1) // 2, torch.full((n_features // 2,), 2 / n_features).double(), generator)
+    support = pairs.repeat_interleave(2, dim=1)
+    lottery = torch.rand(support.shape, generator=generator) * support
+    left_out = torch.zeros_like(support).scatter_(1, lottery.argmax(1, keepdim=True), 1.0)
+    return support - left_out * (s % 2)[:, None]

@@ -83,6 +83,11 @@ class SparseCodes(NamedTuple):
         offsets = torch.nn.functional.pad(kept.cumsum(0), (1, 0))[self.offsets]
         return SparseCodes(self.values.masked_select(kept), self.latents[kept], offsets, self.latents_total)
 
+    def of_rows(self, kept: Bool[Tensor, " batch"]) -> "SparseCodes":
+        """The codes of some of the rows."""
+        entries = kept[self.rows]
+        return SparseCodes(self.values[entries], self.latents[entries], _starts(self.l0()[kept]), self.latents_total)
+
     def tally(self, pre: Float[Tensor, " nnz"]) -> tuple[Int[Tensor, " latents"], Float[Tensor, " latents"]]:
         """How often each latent has a positive code, and the largest `pre` where it has one (0: nowhere)."""
         active = self.values > 0
