@@ -4,6 +4,7 @@ from overtone.checkpoint import CheckpointError, load, save
 from overtone.data.activations import Activations
 from overtone.data.exchange import export_rows, import_rows, merge_stores
 from overtone.data.filling import HarvestPlan, harvest_store
+from overtone.data.forest import FeatureForest, synth_sae_bench
 from overtone.data.harvest import harvest
 from overtone.data.live import HarvestStream
 from overtone.data.models import LanguageModel, load_model
@@ -101,6 +102,7 @@ __all__ = [
     "DeadResampling",
     "Dictionary",
     "Document",
+    "FeatureForest",
     "FiringStats",
     "FixedBias",
     "FreshStream",
@@ -192,6 +194,7 @@ __all__ = [
     "site_norms",
     "split_documents",
     "start",
+    "synth_sae_bench",
     "tanh_jumprelu",
     "topk",
     "train",

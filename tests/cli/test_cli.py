@@ -99,6 +99,8 @@ def test_safetensors_with_a_named_tensor(call, rows: torch.Tensor, tmp_path: Pat
         (("recover", "imbalanced", "--fresh", "--rows", "9"), "give one of the two"),
         (("recover", "imbalanced", "--seeds", "0"), "seeds=0"),
         (("recover", "hierarchy", "--law", "constant"), "--law is not an option of suite hierarchy; it has --cosine, --d"),
+        (("recover", "synth", "--n-features", "100"), "n_features=100 leaves no tree"),
+        (("recover", "imbalanced", "--co-occurrence", "0.99"), "co_occurrence=0.99 must lie between"),
         (("recover", "hierarchy", "--cosine", "1"), "cosine=1.0 must lie in [0, 1)"),
         (("recover", "linear-bench", "--coherence", "0.01", "--n-features", "50", "--d", "20"), "still have coherence"),
     ],

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.special import ndtr, ndtri
 
-from overtone.data.laws import directions, low_coherence
+from overtone.data.laws import directions
 from overtone.data.synthetic import CodedRows, GroundTruth
 from overtone.ops.codes import SparseCodes, concatenate
 from overtone.ops.loops import weighted_sums
@@ -54,6 +54,7 @@ class FeatureForest(GroundTruth):
         exclusive: whether of siblings only one, drawn evenly, is left.
         scaled: whether a child's magnitude is multiplied by its parent's, relative to its mean (v1 was published without).
         compensated: whether probabilities of children are raised for what parents and siblings take from them.
+        push_apart: whether features are made less coherent than random ones, half a minute's work at 16 384.
         seed: seed of everything fixed: features, bias, factors, deviations.
     """
 
@@ -73,6 +74,7 @@ class FeatureForest(GroundTruth):
     exclusive: bool = True
     scaled: bool = True
     compensated: bool = True
+    push_apart: bool = True
     seed: int = 0
     features: Float[Tensor, "features d"] = field(init=False, repr=False)
     offset: Float[Tensor, " d"] = field(init=False, repr=False)
@@ -89,7 +91,9 @@ class FeatureForest(GroundTruth):
         firing, factor = self._firing(), self._factor()
         own = (1 - factor.square().sum(1)).sqrt()
         fixed = {
-            "features": low_coherence(directions("gaussian", self.n_features, self.d, seed=self.seed)),
+            "features": directions(
+                "low-coherence" if self.push_apart else "gaussian", self.n_features, self.d, seed=self.seed
+            ),
             "offset": self.bias * away / away.norm(),
             "firing": firing.float(),
             "mean": torch.linspace(*self.magnitudes, self.n_features),
