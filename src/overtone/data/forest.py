@@ -240,7 +240,9 @@ class FeatureForest(GroundTruth):
             # Level by level, in the order of their parents: node i's children follow one another from roots + b·i on.
             child = self.roots + b * parent[:, None] + torch.arange(b)
             shape = child.shape
-            shared = torch.bmm(self.loading[child], common[row, :, None]).squeeze(2)
+            # Siblings' loadings lie side by side: one long row to fetch instead of b short ones.
+            loadings = self.loading[self.roots : self.in_trees].view(-1, b * self.rank).index_select(0, parent)
+            shared = torch.bmm(loadings.view(*shape, self.rank), common.index_select(0, row)[:, :, None]).squeeze(2)
             value = torch.randn(shape, generator=draws).mul_(self.deviation[child]).add_(self.mean[child])
             there = (torch.randn(shape, generator=draws).add_(shared) > self.threshold[child]) & (value > 0)
             if self.exclusive:
