@@ -22,9 +22,11 @@ from overtone import (
     TopK,
     WhitenedEncoder,
     anchored,
+    frozen_decoder,
     gba,
     jumprelu,
     matching_pursuit,
+    soft_frozen_decoder,
     topk,
 )
 from overtone.losses import total
@@ -51,6 +53,8 @@ DIFFERENTIABLE = [
     replace(matching_pursuit(6, residual=0.4), name="matching-pursuit-stop"),
     whitened(),
     anchored(topk(4), torch.eye(12)[:3]),
+    frozen_decoder(topk(4)),
+    soft_frozen_decoder(gba(groups=4)),
 ]
 METHODS = [
     *DIFFERENTIABLE,

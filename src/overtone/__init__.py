@@ -1,5 +1,6 @@
 """overtone: train, prove and explain sparse dictionaries of neural networks' activations."""
 
+from overtone.baselines import frozen_decoder, soft_frozen_decoder
 from overtone.checkpoint import CheckpointError, load, save
 from overtone.data.activations import Activations
 from overtone.data.exchange import export_rows, import_rows, merge_stores
@@ -46,10 +47,12 @@ from overtone.metrics.latents import latent_stats
 from overtone.metrics.reconstruction import evaluate
 from overtone.metrics.recovery import recovery
 from overtone.metrics.sites import site_norms
+from overtone.metrics.truth import TruthScores, score_against
 from overtone.parametrisation import Parametrisation
 from overtone.penalties import L0, L1, GateL1, GateReconstruction, Lp, PreActivation, Tanh
 from overtone.revival import CountIdle, DeadResampling
 from overtone.rules import (
+    AtomsNearStart,
     CentreAtMean,
     Rule,
     TangentGradient,
@@ -89,6 +92,7 @@ __all__ = [
     "Alignment",
     "Anchoring",
     "ArrayStream",
+    "AtomsNearStart",
     "AuxK",
     "Batch",
     "BatchSelection",
@@ -150,6 +154,7 @@ __all__ = [
     "ThresholdJumpReLU",
     "TopK",
     "TrainState",
+    "TruthScores",
     "UnitEncoder",
     "UnitNorm",
     "Weight",
@@ -167,6 +172,7 @@ __all__ = [
     "execute_together",
     "export_rows",
     "fit",
+    "frozen_decoder",
     "gated",
     "gba",
     "gba_paper",
@@ -190,8 +196,10 @@ __all__ = [
     "p_anneal",
     "recovery",
     "save",
+    "score_against",
     "site_mixture",
     "site_norms",
+    "soft_frozen_decoder",
     "split_documents",
     "start",
     "synth_sae_bench",

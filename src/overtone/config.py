@@ -13,6 +13,7 @@ from overtone.parametrisation import Parametrisation
 from overtone.penalties import L0, L1, GateL1, GateReconstruction, Lp, PreActivation, Tanh
 from overtone.revival import CountIdle, DeadResampling
 from overtone.rules import (
+    AtomsNearStart,
     CentreAtMean,
     TangentGradient,
     ThresholdEMA,
@@ -44,7 +45,7 @@ PARTS: tuple[type, ...] = (
     *(L1, Lp, L0, Tanh, PreActivation, GateL1, GateReconstruction, AuxK, Orthogonality, Anchoring, Ramp),
     *(UnitNorm, BiasAdaptation, CentreAtMean, FixedBias, ThresholdEMA, WhitenedEncoder),
     *(TangentGradient, CountIdle, DeadResampling),
-    *(UnitEncoder, Layout, Block),
+    *(UnitEncoder, AtomsNearStart, Layout, Block),
 )
 
 

@@ -1,12 +1,12 @@
 """A method is a value: selection × loss terms × after-step rules × parametrisation. overtone.methods has the named ones."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from overtone.losses import LossTerm, Matryoshka, RarestFirst
 from overtone.parametrisation import Parametrisation
-from overtone.rules import Rule, UnitNorm
+from overtone.rules import Rule, UnitEncoder, UnitNorm
 from overtone.selection import MatchingPursuit, Selection
 from overtone.spectrum import Spectrum
 from overtone.steering import BiasAdaptation
@@ -63,6 +63,16 @@ class Method:
                 f"method {self.name!r} explains by the stages of one spectrum and steers to another; give RarestFirst and "
                 "BiasAdaptation the same"
             )
+
+    def untied(self) -> "Method":
+        """The form with encoder rows of its own.
+
+        Where the bias is steered (GBA and its kin) these are kept on the unit sphere, so that its thresholds, quantile start and
+        peaks mean what they mean with tied weights.
+        """
+        steered = self.parametrisation.bias == "steered" and not any(isinstance(r, UnitEncoder) for r in self.rules)
+        rules = (UnitEncoder(), *self.rules) if steered else self.rules
+        return replace(self, parametrisation=replace(self.parametrisation, tied=False), rules=rules)
 
     @property
     def spectrum(self) -> Spectrum | None:

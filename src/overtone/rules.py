@@ -1,11 +1,13 @@
 """After-step rules: what moves without a gradient. State goes in and comes out; the checkpoint keeps all of it."""
 
+import math
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from overtone import atoms
 from overtone.dictionary import Codes, Dictionary
@@ -108,6 +110,43 @@ def _to_sphere(rows: Float[Tensor, "latents d"]) -> None:
     """Unit rows, their directions unchanged."""
     norm = rows.norm(dim=1, keepdim=True)
     rows.div_(norm.clamp(min=torch.finfo(norm.dtype).tiny))
+
+
+@dataclass(frozen=True)
+class AtomsNearStart:
+    """Atoms stay within a cosine of where they started: the soft-frozen decoder of arXiv 2602.14111 (maths.md eq. R8).
+
+    An atom that has left its cone goes to the nearest direction in it; norms are free. With cosine 1 atoms stay what they were,
+    norms included: the frozen decoder. Belongs behind rules that move atoms at the start.
+
+    Args:
+        cosine: least cosine with the start, in (0, 1].
+    """
+
+    cosine: float = 0.8
+
+    def __post_init__(self):
+        if not 0 < self.cosine <= 1:
+            raise ValueError(f"cosine={self.cosine} must lie in (0, 1]; 1 freezes the atoms")
+
+    def begin(self, dictionary: Dictionary, sample: Float[Tensor, "rows d"]) -> RuleState:
+        """Where the atoms start."""
+        return {"start": dictionary.W_dec.detach().clone()}
+
+    @torch.no_grad()
+    def after_step(self, dictionary: Dictionary, state: RuleState, codes: Codes, step: int) -> RuleState:
+        """Bring atoms back that have left their cone."""
+        atoms, start = dictionary.W_dec, state["start"]
+        if self.cosine == 1:
+            atoms.copy_(start)
+            return state
+        axis = normalize(start, dim=1)
+        norm = atoms.norm(dim=1, keepdim=True)
+        along = (atoms * axis).sum(1, keepdim=True)
+        aside = normalize(atoms - along * axis, dim=1)
+        edge = norm * (self.cosine * axis + math.sqrt(1 - self.cosine**2) * aside)
+        atoms.copy_(torch.where(along < self.cosine * norm, edge, atoms))
+        return state
 
 
 @dataclass(frozen=True)

@@ -3,24 +3,20 @@
 from dataclasses import replace
 
 from overtone.method import Method
-from overtone.rules import UnitEncoder
 
 
 def transcoder(method: Method, *, skip: bool = False) -> Method:
     """The form of a method that reads one site and reconstructs another (Dunefsky et al., arXiv 2406.11944).
 
-    Encoder and decoder have weights of their own. Where the bias is steered (GBA and its kin), encoder rows are kept on the unit
-    sphere, so that its thresholds, quantile start and peaks mean what they mean with tied weights; atoms are as the method
-    has them. Inputs are divided by one number for all rows and not by each row's norm, which the target does not share
-    (maths.md eq. S2). b_dec, which shifts nothing on its way in, is trained.
+    Encoder and decoder have weights of their own (`Method.untied`); atoms are as the method has them. Inputs are divided by one
+    number for all rows and not by each row's norm, which the target does not share (maths.md eq. S2). b_dec, which shifts
+    nothing on its way in, is trained.
 
     Args:
         method: any method; one that is in this form already changes in `skip` alone.
         skip: a linear path W_skip x beside the latents, from 0 and without a penalty (Paulo et al., arXiv 2501.18823).
     """
-    p = method.parametrisation
+    untied = method.untied()
+    p = untied.parametrisation
     norm = "site" if p.input_norm == "row" else p.input_norm
-    untied = replace(p, tied=False, centre="trained", input_norm=norm, skip=skip)
-    steered = p.bias == "steered" and not any(isinstance(rule, UnitEncoder) for rule in method.rules)
-    rules = (UnitEncoder(), *method.rules) if steered else method.rules
-    return replace(method, parametrisation=untied, rules=rules)
+    return replace(untied, parametrisation=replace(p, centre="trained", input_norm=norm, skip=skip))

@@ -168,18 +168,28 @@ def test_recover_in_worker_processes(tmp_path: Path):
         ("topk-20", 1),
     ]
     assert all(set(r["frr"]) == {"0.8", "0.9"} and r["seconds"] > 0 for r in result["results"])
+    assert all(0 < r[score] < 1 for r in result["results"] for score in ("mcc", "f1", "uniqueness", "feature_f1"))
+    assert "MCC" in done.stdout and "F1" in done.stdout
 
 
 def test_recover_scores_a_hierarchy(tmp_path: Path):
     words = ("recover", "hierarchy", "--methods", "gba-l0", "matching-pursuit", "--steps", "20", "--json", "r.json")
-    done = command(*words, "--cosine", "0.8", cwd=tmp_path)
+    done = command(*words, "--cosine", "0.8", "--baselines", cwd=tmp_path, COLUMNS="120")
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "r.json").read_text())
     assert (
         result["settings"]["cosine"] == 0.8 and result["settings"]["n_features"] == result["settings"]["latents"] == 20
     )
     assert all(0 <= r[error] <= 4 for r in result["results"] for error in ("flat", "hierarchical"))
-    assert "flat" in done.stdout and "hier" in done.stdout
+    assert all(0 <= r[share] <= 1 for r in result["results"] for share in ("absorption", "hedging"))
+    assert all(column in done.stdout for column in ("flat", "hier", "abs", "hedg"))
+    tried = [(r["method"], r["baseline"]) for r in result["results"]]
+    assert tried == [(m, b) for m in ("gba-l0", "matching-pursuit") for b in (None, "random", "frozen", "soft-frozen")]
+    # The random dictionary and the frozen one have the same atoms, and a pursuit has nothing else: no encoder to train.
+    for name in ("gba-l0", "matching-pursuit"):
+        random, frozen = (r for r in result["results"] if r["method"] == name and r["baseline"] in ("random", "frozen"))
+        assert random["mcc"] == pytest.approx(frozen["mcc"], abs=1e-6)
+        assert (random["l0"] == frozen["l0"]) == (name == "matching-pursuit")
 
 
 @pytest.mark.parametrize("verb", ["quickstart", "recover", "harvest", "train", "compare", "evaluate"])

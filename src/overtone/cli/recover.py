@@ -16,14 +16,15 @@ import tyro
 from rich.progress import TextColumn
 from rich.table import Table
 
+from overtone.baselines import BASELINES
 from overtone.cli.common import console, progress_bar, spread, write_json
-from overtone.data.ground_truths import Hierarchy
 from overtone.data.laws import CoefficientLaw, DirectionLaw, FrequencyLaw
 from overtone.data.synthetic import GroundTruth
-from overtone.metrics.recovery import hierarchy_errors, recovery
+from overtone.metrics.truth import score_against
 from overtone.recipes import SUITES, Suite
 from overtone.training import start, train
 
+SCORED_ROWS = 20_000
 SuiteName = Literal[
     "imbalanced",
     "linear-bench",
@@ -39,7 +40,7 @@ SuiteName = Literal[
 
 @dataclass(frozen=True)
 class Job:
-    """One method on one seed's ground truth; plain values, so that it travels to a worker process."""
+    """One method, or a baseline of it, on one seed's ground truth; plain values, so that it travels to a worker process."""
 
     suite: str
     method: str
@@ -48,6 +49,7 @@ class Job:
     rows: int | None
     latents: int
     steps: int
+    baseline: str | None = None
 
 
 def recover(
@@ -73,6 +75,7 @@ def recover(
     cosine: float | None = None,
     latents: int | None = None,
     steps: int | None = None,
+    baselines: bool = False,
     jobs: int | None = None,
     json: Path | None = None,
 ) -> None:
@@ -108,6 +111,8 @@ def recover(
         cosine: (hierarchy) cosine of siblings; (imbalanced) of neighbours, where directions are correlated.
         latents: dictionary width (default: the suite's).
         steps: training steps.
+        baselines: show each method beside three that learn no features: its dictionary at its random start, and trained with
+            atoms frozen there or kept within a cosine of 0.8 (arXiv 2602.14111).
         jobs: trainings at a time (default: one per core).
         json: write the results to this file.
     """
@@ -145,12 +150,17 @@ def recover(
     length = chosen.steps if steps is None else steps
     for name in names:  # settings that a method cannot have are found now, not after the others have run
         chosen.run(chosen.contestants[name].make(), latents=width, steps=length, seed=seed)
-    work = [Job(chosen.name, name, s, truth, rows, width, length) for name in names for s, truth in truths.items()]
+    sizes = (rows, width, length)
+    tried = (None, *BASELINES) if baselines else (None,)
+    work = [Job(chosen.name, n, s, truth, *sizes, b) for n in names for b in tried for s, truth in truths.items()]
     began = time.perf_counter()
-    results = sorted(_all(work, jobs or os.cpu_count() or 1), key=lambda r: (names.index(r["method"]), r["seed"]))
+    results = sorted(
+        _all(work, jobs or os.cpu_count() or 1),
+        key=lambda r: (names.index(r["method"]), tried.index(r["baseline"]), r["seed"]),
+    )
     shape = dict(zip(("n_features", "d"), truths[seed].features.shape, strict=True))
     settings = {**options, **shape, "rows": rows, "latents": width, "steps": length, "batch": chosen.batch}
-    console.print(_table(chosen, names, results, settings))
+    console.print(_table(chosen, results, settings))
     console.print(f"{len(work)} trainings in {time.perf_counter() - began:.0f} s")
     write_json(json, {"suite": chosen.name, "settings": settings, "results": results})
 
@@ -199,60 +209,61 @@ def _all(work: list[Job], jobs: int) -> Iterator[dict[str, Any]]:
 
 
 def work_on(job: Job) -> dict[str, Any]:
-    """Train one method on one seed and score it at the end."""
+    """Train one method, or a baseline of it, on one seed and score it at the end, on rows that it was not trained on."""
     torch.set_num_threads(1)
     suite = SUITES[job.suite]
     method = suite.contestants[job.method].make()
+    hold = BASELINES[job.baseline] if job.baseline else None
     began = time.perf_counter()
     stream = job.truth.stream(suite.batch, rows=job.rows, seed=job.seed)
-    run = suite.run(method, latents=job.latents, steps=job.steps, seed=job.seed)
+    run = suite.run(hold(method) if hold else method, latents=job.latents, steps=job.steps, seed=job.seed)
     state = start(run, stream)
-    last = list(train(run, stream, state))[-1]
-    atoms = state.dictionary.W_dec.detach()
-    score = recovery(atoms, job.truth.features, suite.thresholds, signed=suite.signed)
-    errors = {}
-    if isinstance(job.truth, Hierarchy):
-        errors = hierarchy_errors(atoms, job.truth.features, job.truth.parent_of)._asdict()
-    return {
-        "method": job.method,
-        "seed": job.seed,
-        "frr": {f"{t:g}": share for t, share in score.frr.items()},
-        "mean_max_cosine": score.mean_max_cosine,
-        **errors,
-        "explained_variance": last.explained_variance,
-        "l0": last.l0,
-        "alive": last.alive,
-        "seconds": time.perf_counter() - began,
-    }
+    if hold or not job.baseline:
+        list(train(run, stream, state))
+    seconds = time.perf_counter() - began
+    score = score_against(
+        state.dictionary,
+        job.truth.features,
+        job.truth.held_out(SCORED_ROWS, seed=job.seed),
+        parent_of=getattr(job.truth, "parent_of", None),
+        thresholds=suite.thresholds,
+        signed=suite.signed,
+    )
+    which = {"method": job.method, "baseline": job.baseline, "seed": job.seed}
+    return {**which, **score.summary(), "seconds": seconds}
 
 
 CAPTION = (
     "FRR: % of true features with cosine at least so large to some latent, mean ± half the range over seeds; max cos: mean of "
-    "the largest cosine; paper: the paper's FRR; EV: explained variance of the rows; L0: mean number of active latents"
+    "the largest cosine; MCC: mean |cos| matched one to one; F1: of latents as detectors of the feature nearest to them; paper: "
+    "the paper's FRR; EV: explained variance; L0: mean number of active latents; F1, EV and L0 on rows not trained on"
 )
-ERRORS = "; flat, hier.: mean squared error of the cosines of siblings, and of children with their parents"
+ERRORS = (
+    "; flat, hier.: mean squared error of the cosines of siblings, and of children with their parents; abs.: share of children's "
+    "rows in which their latent has absorbed the parent's; hedg.: size of the children's part in the parent's atom"
+)
+IN_HIERARCHIES = {"flat": "flat", "hier.": "hierarchical", "abs.": "absorption", "hedg.": "hedging"}
 
 
-def _table(suite: Suite, names: list[str], results: list[dict[str, Any]], settings: dict[str, Any]) -> Table:
-    """One line per method."""
+def _table(suite: Suite, results: list[dict[str, Any]], settings: dict[str, Any]) -> Table:
+    """One line per method, its baselines under it."""
     title = (
         f"Recovery of {settings['n_features']} true features in {settings['d']} dimensions – {suite.what}\n"
         f"{settings['latents']} latents, {settings['steps']} steps of {settings['batch']} rows, at the end of training"
     )
-    errors = [name for name in ("flat", "hierarchical") if name in results[0]]
+    errors = {column: name for column, name in IN_HIERARCHIES.items() if name in results[0]}
     table = Table(title=title, title_justify="left", caption=CAPTION + ERRORS * bool(errors), caption_justify="left")
     table.add_column("method", overflow="fold", min_width=12)
     rates = [f"{t:g}" for t in suite.thresholds]
-    for column in (*(f"FRR {t}" for t in rates), "max cos", *(name[:4] for name in errors), "paper", "EV", "L0"):
+    for column in (*(f"FRR {t}" for t in rates), "max cos", "MCC", "F1", *errors, "paper", "EV", "L0"):
         table.add_column(column, justify="right", no_wrap=True)
-    for name in names:
-        rows = [r for r in results if r["method"] == name]
-        published = suite.contestants[name].published
+    for name, baseline in dict.fromkeys((r["method"], r["baseline"]) for r in results):
+        rows = [r for r in results if (r["method"], r["baseline"]) == (name, baseline)]
+        published = None if baseline else suite.contestants[name].published
         table.add_row(
-            suite.contestants[name].what,
+            f"– {baseline}" if baseline else suite.contestants[name].what,
             *(spread([100 * r["frr"][t] for r in rows]) for t in rates),
-            spread([r["mean_max_cosine"] for r in rows], 3),
-            *(spread([r[error] for r in rows], 3) for error in errors),
+            *(spread([r[score] for r in rows], 3) for score in ("mean_max_cosine", "mcc", "f1", *errors.values())),
             " / ".join(f"{value:.0f}" for value in published.values()) if published else "–",
             spread([r["explained_variance"] for r in rows], 2),
             spread([r["l0"] for r in rows], 0),

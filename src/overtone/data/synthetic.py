@@ -85,6 +85,11 @@ class GroundTruth(ABC):
         x, codes = self.coded_rows(rows, seed=seed)
         return Samples(x, codes.dense())
 
+    def held_out(self, rows: int, *, seed: int = 0, batch: int = 2048) -> Iterator[Samples]:
+        """Rows that no stream gives, a batch at a time: to score on."""
+        draws = generator(seed, "held-out rows")
+        return (self.drawn(min(batch, rows - i), draws) for i in range(0, rows, batch))
+
     def stream(self, batch: int, *, rows: int | None = None, seed: int = 0) -> "ArrayStream | FreshStream":
         """A stream over `rows` fixed rows, or over fresh ones without end."""
         if rows is None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from overtone import firing
 from overtone.data.stream import Batch
-from overtone.dictionary import Dictionary
+from overtone.dictionary import Codes, Dictionary
 from overtone.firing import FiringStats
 from overtone.layout import Block, columns
 
@@ -29,6 +29,9 @@ class ReconstructionStats(NamedTuple):
     error: Float[Tensor, " sites"]  # Σ ‖x − x̂‖² of every site
     firing: FiringStats
     sites: tuple[Block, ...]
+    directed: int  # rows x that are not 0
+    lengths: Float[Tensor, ""]  # Σ ‖x̂‖ / ‖x‖ over these
+    inner: Float[Tensor, ""]  # Σ ⟨x̂, x⟩
 
     @property
     def explained_variance(self) -> float:
@@ -51,6 +54,22 @@ class ReconstructionStats(NamedTuple):
         return float(self.error.sum() / self.square.sum())
 
     @property
+    def relative_norm(self) -> float:
+        """Mean of ‖x̂‖ / ‖x‖ over the rows that are not 0 (maths.md eq. R4): below 1 where reconstructions are shrunk.
+
+        What SynthSAEBench calls shrinkage (arXiv 2602.14687). Invariant to scale and to repeating the data.
+        """
+        return float(self.lengths) / self.directed if self.directed else math.nan
+
+    @property
+    def projection(self) -> float:
+        """Σ⟨x̂, x⟩ / Σ‖x‖² (maths.md eq. R4): the share of the rows that reconstructions keep along them; 1 without shrinkage.
+
+        Unlike the relative norm, what is reconstructed in a wrong direction does not make up for it. Invariances as there.
+        """
+        return float(self.inner / self.square.sum())
+
+    @property
     def l0(self) -> float:
         """Mean number of active latents per row."""
         return float(self.firing.fired.sum() / self.firing.rows)
@@ -67,7 +86,7 @@ class ReconstructionStats(NamedTuple):
 
     def summary(self) -> dict[str, Any]:
         """All of it, JSON-able; the sites one by one where there are several."""
-        names = ("rows", "explained_variance", "normalised_mse", "l0", "alive", "dense")
+        names = ("rows", "explained_variance", "normalised_mse", "relative_norm", "projection", "l0", "alive", "dense")
         several = ("site_explained_variance",) if len(self.sites) > 1 else ()
         return {name: getattr(self, name) for name in (*names, *several)}
 
@@ -84,8 +103,13 @@ def accumulate(
     dictionary: Dictionary, x: Float[Tensor, "rows d"], target: Float[Tensor, "rows d_out"] | None = None
 ) -> ReconstructionStats:
     """Statistics of one batch."""
-    codes = dictionary.encode(x)
-    wanted, x_hat = (x if target is None else target).double(), dictionary.decode(codes).double()
+    return observe(dictionary, dictionary.encode(x), x if target is None else target)
+
+
+@torch.no_grad()
+def observe(dictionary: Dictionary, codes: Codes, target: Float[Tensor, "rows d_out"]) -> ReconstructionStats:
+    """Statistics of one batch that has been encoded already."""
+    wanted, x_hat = target.double(), dictionary.decode(codes).double()
     layout = dictionary.layout
     if len(layout.reconstructs) > 1 and dictionary.write_scale is not None:
         scale = columns(dictionary.write_scale.double(), layout.reconstructs)
@@ -94,8 +118,19 @@ def accumulate(
     def squares(rows: Tensor) -> Tensor:
         return torch.stack([part.square().sum() for part in layout.split(rows).values()])
 
-    errors = squares(x_hat - wanted)
-    return ReconstructionStats(len(x), wanted.sum(0), squares(wanted), errors, codes.seen, layout.reconstructs)
+    norms = wanted.norm(dim=1)
+    directed = norms > 0
+    return ReconstructionStats(
+        len(target),
+        wanted.sum(0),
+        squares(wanted),
+        squares(x_hat - wanted),
+        codes.seen,
+        layout.reconstructs,
+        int(directed.sum()),
+        (x_hat.norm(dim=1)[directed] / norms[directed]).sum(),
+        (x_hat * wanted).sum(),
+    )
 
 
 def merge(a: ReconstructionStats, b: ReconstructionStats) -> ReconstructionStats:
@@ -107,6 +142,9 @@ def merge(a: ReconstructionStats, b: ReconstructionStats) -> ReconstructionStats
         a.error + b.error,
         firing.merge(a.firing, b.firing),
         a.sites,
+        a.directed + b.directed,
+        a.lengths + b.lengths,
+        a.inner + b.inner,
     )
 
 

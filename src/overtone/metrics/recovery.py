@@ -7,6 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from overtone.metrics.matching import best_match
+
 
 class Recovery(NamedTuple):
     """Scores of atoms against true features.
@@ -37,8 +39,7 @@ def recovery(
         thresholds: τ of the recovery rates.
         signed: whether an atom has to point the feature's way; otherwise |cos| counts, as in arXiv 2512.05534 (maths.md eq. 33).
     """
-    cosine = normalize(truth, dim=1) @ normalize(atoms, dim=1).T
-    best = (cosine if signed else cosine.abs()).amax(1)
+    best = best_match(truth, atoms, signed=signed).cosine
     return Recovery({t: float((best >= t).double().mean()) for t in thresholds}, float(best.mean()), best)
 
 
@@ -68,7 +69,7 @@ def hierarchy_errors(
         parent_of: index of every feature's parent; −1: none.
     """
     truth, atoms = normalize(truth, dim=1), normalize(atoms, dim=1)
-    chosen = atoms[(truth @ atoms.T).argmax(1)]
+    chosen = atoms[best_match(truth, atoms, signed=True).nearest]
     error = (chosen @ chosen.T - truth @ truth.T).square()
     child = (parent_of >= 0).nonzero().squeeze(1)
     siblings = (parent_of[child][:, None] == parent_of[child]).fill_diagonal_(False)

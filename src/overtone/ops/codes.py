@@ -71,6 +71,16 @@ class SparseCodes(NamedTuple):
         """A number per latent where each of the values is."""
         return per_latent.index_select(0, self.latents)
 
+    def look_up(self, rows: Int[Tensor, " places"], latents: Int[Tensor, " places"]) -> Float[Tensor, " places"]:
+        """The codes at these places, 0 where there is no entry: dense()[rows, latents] without the dense codes."""
+        # A last key that no place has, so that a search which finds nothing points somewhere too.
+        beyond = self.latents.new_tensor([self.rows_total * self.latents_total])
+        keys = torch.cat([self.rows * self.latents_total + self.latents, beyond])
+        values = torch.nn.functional.pad(self.values, (0, 1))
+        wanted = rows * self.latents_total + latents
+        found = torch.searchsorted(keys, wanted)
+        return torch.where(keys[found] == wanted, values[found], 0.0)
+
     def scaled(self, scale: Float[Tensor, " latents"]) -> "SparseCodes":
         """a_m z_m, differentiable in both."""
         return self.with_values(self.values * self.at(scale))
