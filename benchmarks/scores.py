@@ -65,7 +65,7 @@ def compare() -> None:
     truth = sanity_check(800, 50, l0=8.0)
     for label, method, latents in (("topk(8)", ot.topk(8), 1200), ("abs-topk(8)", ot.abs_topk(8), 400)):
         with torch.enable_grad():
-            dictionary = ot.fit(truth.rows(40_000).x, method, latents=latents, steps=400, lr=3e-3)
+            dictionary = ot.fit(truth.rows(40_000).x, method, latents=latents, steps=400)
         batches: list[tuple[Tensor, Tensor]] = [(s.x, s.h) for s in truth.held_out(ROWS, batch=BATCH)]
         began = time.perf_counter()
         ours = ot.score_against(dictionary, truth.features, batches).summary()
