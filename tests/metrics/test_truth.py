@@ -109,6 +109,8 @@ def test_counts_are_those_of_dense_codes():
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(300, 40, generator=generator) * (torch.rand(300, 40, generator=generator) < 0.2)
     h = torch.rand(300, 25, generator=generator) * (torch.rand(300, 25, generator=generator) < 0.1)
+    z[:, :5] = 0  # dead latents, and a feature that does not occur: 0 and not 0/0
+    h[:, :3] = 0
     matching = match(torch.randn(40, 6, generator=generator), torch.randn(25, 6, generator=generator))
     counts = detection.count(SparseCodes.from_dense(z), SparseCodes.from_dense(h), matching)
     fires, occurs = z != 0, h > 0
