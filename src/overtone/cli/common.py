@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +24,9 @@ from overtone.files import replace_text
 from overtone.metrics.sites import site_norms
 from overtone.training import Record, Run
 
-console = Console()
+# Into a file or a pipe, tables take the room they need, unless the user says how much there is.
+WIDE = 160
+console = Console() if sys.stdout.isatty() or "COLUMNS" in os.environ else Console(width=WIDE)
 
 
 @contextmanager
@@ -115,4 +119,4 @@ def spread(values: list[float], digits: int = 1) -> str:
     mean = sum(values) / len(values)
     if len(values) == 1:
         return f"{mean:.{digits}f}"
-    return f"{mean:.{digits}f} ± {(max(values) - min(values)) / 2:.{digits}f}"
+    return f"{mean:.{digits}f} ±{(max(values) - min(values)) / 2:.{digits}f}"

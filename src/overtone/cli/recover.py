@@ -256,7 +256,7 @@ def _table(suite: Suite, results: list[dict[str, Any]], settings: dict[str, Any]
     table.add_column("method", overflow="fold", min_width=12)
     rates = [f"{t:g}" for t in suite.thresholds]
     for column in (*(f"FRR {t}" for t in rates), "max cos", "MCC", "F1", *errors, "paper", "EV", "L0"):
-        table.add_column(column, justify="right", no_wrap=True)
+        table.add_column(column, justify="right", overflow="fold")
     for name, baseline in dict.fromkeys((r["method"], r["baseline"]) for r in results):
         rows = [r for r in results if (r["method"], r["baseline"]) == (name, baseline)]
         published = None if baseline else suite.contestants[name].published
