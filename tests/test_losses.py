@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from overtone import L1, Dictionary, Matryoshka, RarestFirst, Reconstruction, Spectrum
+from overtone import L1, Dictionary, Matryoshka, RarestFirst, Reconstruction, SampledMatryoshka, Spectrum
 from overtone.dictionary import Codes
 
 
@@ -106,7 +106,35 @@ def test_matryoshka_by_hand_with_every_gradient(
         torch.testing.assert_close(a, b)
 
 
+def test_sampled_prefixes_follow_their_law():
+    """P(N ≥ n) of 4000 draws within sampling error; the same step draws the same, another step something else."""
+    term = SampledMatryoshka(prefixes=2, smallest=1 / 50)
+    ends = torch.tensor([term.at(step, 4000).sizes(200)[0] for step in range(4000)])
+    assert int(ends.min()) == 4 and int(ends.max()) <= 200
+    for n in (5, 10, 40, 120):
+        expected = (n**-0.5 - 201**-0.5) / (4**-0.5 - 201**-0.5)
+        assert float((ends >= n).double().mean()) == pytest.approx(expected, abs=4 * (expected / 4000) ** 0.5)
+    wide = SampledMatryoshka(prefixes=6)
+    assert wide.at(7, 10).sizes(200) == wide.at(7, 99).sizes(200) != wide.at(8, 10).sizes(200)
+    assert all(sum(wide.at(step, 9).sizes(200)) == 200 and min(wide.at(step, 9).sizes(200)) > 0 for step in range(50))
+
+
+def test_a_sampled_matryoshka_is_the_fixed_one_of_its_draw(dictionary: Dictionary, generator: torch.Generator):
+    codes, target = codes_of(dictionary, torch.randn(30, 6, generator=generator))
+    term = SampledMatryoshka(prefixes=3).at(4, 10)
+    ends = torch.tensor(term.sizes(12)).cumsum(0)
+    fixed = Matryoshka(tuple((ends / 12).tolist()))
+    torch.testing.assert_close(term(dictionary, codes, target), fixed(dictionary, codes, target))
+
+
 def test_bad_terms_are_refused():
+    for options, message in (
+        ({"prefixes": 0}, "prefixes=0 must"),
+        ({"exponent": 0.0}, "exponent=0.0 must"),
+        ({"smallest": 2.0}, "smallest=2.0 is a share"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            SampledMatryoshka(**options)
     for prefixes in ((0.5, 0.25, 1.0), (0.5,), (), (0.0, 1.0)):
         with pytest.raises(ValueError, match="must be ascending shares"):
             Matryoshka(prefixes)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -13,6 +15,15 @@ from overtone import (
     ThresholdEMA,
     UnitNorm,
     adapt_bias,
+    fit,
+    gba,
+    gba_jumprelu,
+    gba_matryoshka,
+    gba_untied,
+    l1,
+    matching_pursuit,
+    modified_ba,
+    with_frequency_control,
 )
 from overtone.steering import quantile_bias
 
@@ -151,6 +162,41 @@ def test_unit_norm_leaves_directions(rows: torch.Tensor):
     before = torch.nn.functional.normalize(dictionary.W_dec.detach(), dim=1)
     UnitNorm().project(dictionary)
     torch.testing.assert_close(dictionary.W_dec.detach(), before)
+
+
+STEERED = {
+    **{"untied": gba_untied(4, groups=3), "trained thresholds": gba_jumprelu(4, groups=3)},
+    **{"Matryoshka groups": gba_matryoshka(4, groups=3)},
+    "an L1 method, its bias no longer trained": with_frequency_control(l1(1e-4), Spectrum(groups=3, l0=4)),
+}
+
+
+@pytest.mark.parametrize("name", STEERED)
+def test_frequencies_of_other_methods_are_steered_too(name: str, rows: torch.Tensor):
+    """L0 and every group's share of it are those asked for, whatever else selects and explains."""
+    method, m = STEERED[name], 24
+    dictionary = fit(rows, replace(method, lr=1e-3), latents=m, steps=400, batch=100)
+    frequency = dictionary.encode(rows).seen.frequency
+    assert method.spectrum is not None
+    targets = method.spectrum.targets(m)
+    assert float(frequency.sum()) == pytest.approx(4, rel=0.25)
+    groups = [part.sum() / wanted.sum() for part, wanted in zip(frequency.split(8), targets.split(8), strict=True)]
+    assert all(0.55 < float(share) < 1.45 for share in groups), groups
+    assert not dictionary.b_enc.requires_grad and dictionary.b_enc.min() >= -1 and dictionary.b_enc.max() <= 0
+    torch.testing.assert_close(dictionary.W_enc.detach().norm(dim=1), torch.ones(m))
+
+
+def test_thresholds_are_trained_while_biases_are_steered(rows: torch.Tensor):
+    dictionary = fit(rows, gba_jumprelu(4, groups=3), latents=24, steps=50, batch=100)
+    assert dictionary.get_parameter("log_threshold").std() > 0 and dictionary.b_enc.std() > 0
+
+
+def test_biases_are_steered_once():
+    for method in (gba(), modified_ba(), gba_jumprelu()):
+        with pytest.raises(ValueError, match="steers its biases already"):
+            with_frequency_control(method, Spectrum())
+    with pytest.raises(ValueError, match=r"pursues with other atoms .* or has a bias to train or steer"):
+        with_frequency_control(matching_pursuit(3), Spectrum(groups=2)).check(16)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from overtone.baselines import frozen_decoder, soft_frozen_decoder
 from overtone.checkpoint import CheckpointError, load, save
 from overtone.data.activations import Activations
+from overtone.data.context_stream import ContextStream
 from overtone.data.exchange import export_rows, import_rows, merge_stores
 from overtone.data.filling import HarvestPlan, harvest_store
 from overtone.data.forest import FeatureForest, synth_sae_bench
@@ -21,16 +22,28 @@ from overtone.firing import FiringStats
 from overtone.gating import Gated, ThresholdJumpReLU
 from overtone.guidance import Anchoring, AuxK, Orthogonality
 from overtone.layout import Block, Layout
-from overtone.losses import Alignment, LossTerm, Matryoshka, NormalisedMSE, RarestFirst, Reconstruction
+from overtone.losses import (
+    Alignment,
+    LossTerm,
+    Matryoshka,
+    NormalisedMSE,
+    RarestFirst,
+    Reconstruction,
+    SampledMatryoshka,
+)
 from overtone.method import Method
 from overtone.methods import (
     abs_topk,
     anchored,
     ba,
     batch_topk,
+    end_to_end,
     gated,
     gba,
+    gba_jumprelu,
+    gba_matryoshka,
     gba_paper,
+    gba_untied,
     group_max,
     jumprelu,
     l1,
@@ -42,12 +55,14 @@ from overtone.methods import (
     tanh_jumprelu,
     topk,
     with_aux_k,
+    with_frequency_control,
 )
 from overtone.metrics.latents import latent_stats
 from overtone.metrics.reconstruction import evaluate
 from overtone.metrics.recovery import recovery
 from overtone.metrics.sites import site_norms
 from overtone.metrics.truth import TruthScores, score_against
+from overtone.model_loss import EndToEnd
 from overtone.parametrisation import Parametrisation
 from overtone.penalties import L0, L1, GateL1, GateReconstruction, Lp, PreActivation, Tanh
 from overtone.revival import CountIdle, DeadResampling
@@ -102,11 +117,13 @@ __all__ = [
     "CentreAtMean",
     "CheckpointError",
     "Codes",
+    "ContextStream",
     "CountIdle",
     "DeadResampling",
     "Dictionary",
     "Document",
     "FeatureForest",
+    "EndToEnd",
     "FiringStats",
     "FixedBias",
     "FreshStream",
@@ -137,6 +154,7 @@ __all__ = [
     "Rule",
     "Run",
     "RunFolder",
+    "SampledMatryoshka",
     "Selection",
     "SharedRows",
     "SiteMixture",
@@ -167,6 +185,7 @@ __all__ = [
     "ba",
     "batch_topk",
     "decayed",
+    "end_to_end",
     "evaluate",
     "execute",
     "execute_together",
@@ -175,7 +194,10 @@ __all__ = [
     "frozen_decoder",
     "gated",
     "gba",
+    "gba_jumprelu",
+    "gba_matryoshka",
     "gba_paper",
+    "gba_untied",
     "group_max",
     "harvest",
     "harvest_store",
@@ -209,4 +231,5 @@ __all__ = [
     "transcoder",
     "warmed",
     "with_aux_k",
+    "with_frequency_control",
 ]

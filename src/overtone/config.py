@@ -7,8 +7,9 @@ from typing import Any
 from overtone.gating import Gated, ThresholdJumpReLU
 from overtone.guidance import Anchoring, AuxK, Orthogonality
 from overtone.layout import Block, Layout
-from overtone.losses import Alignment, Matryoshka, NormalisedMSE, RarestFirst, Reconstruction
+from overtone.losses import Alignment, Matryoshka, NormalisedMSE, RarestFirst, Reconstruction, SampledMatryoshka
 from overtone.method import Method
+from overtone.model_loss import EndToEnd
 from overtone.parametrisation import Parametrisation
 from overtone.penalties import L0, L1, GateL1, GateReconstruction, Lp, PreActivation, Tanh
 from overtone.revival import CountIdle, DeadResampling
@@ -41,8 +42,8 @@ PARTS: tuple[type, ...] = (
     *(ReLU, JumpReLU, SmoothReLU, TopK, BatchTopK),
     *(AbsTopK, GroupMax, MatchingPursuit, Threshold),
     *(ThresholdJumpReLU, Gated),
-    *(Reconstruction, RarestFirst, Matryoshka, Alignment, NormalisedMSE),
-    *(L1, Lp, L0, Tanh, PreActivation, GateL1, GateReconstruction, AuxK, Orthogonality, Anchoring, Ramp),
+    *(Reconstruction, RarestFirst, Matryoshka, SampledMatryoshka, Alignment, NormalisedMSE),
+    *(L1, Lp, L0, Tanh, PreActivation, GateL1, GateReconstruction, AuxK, Orthogonality, Anchoring, EndToEnd, Ramp),
     *(UnitNorm, BiasAdaptation, CentreAtMean, FixedBias, ThresholdEMA, WhitenedEncoder),
     *(TangentGradient, CountIdle, DeadResampling),
     *(UnitEncoder, AtomsNearStart, Layout, Block),

@@ -1,7 +1,7 @@
 """Loss terms: frozen values that map codes to a scalar. A method's loss is their sum. Here are those that reconstruct."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
@@ -10,8 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from overtone import ops
+from overtone.data.stream import Batch
 from overtone.dictionary import Codes, Dictionary
 from overtone.ops import half_square_error
+from overtone.seeds import generator
 from overtone.spectrum import Spectrum, group_sizes
 
 
@@ -21,6 +23,15 @@ class LossTerm(Protocol):
 
     def __call__(self, dictionary: Dictionary, codes: Codes, target: Float[Tensor, "batch d"]) -> Float[Tensor, ""]:
         """The term, in units of the normalised input; invariant to repeating the batch."""
+        ...
+
+
+@runtime_checkable
+class OfBatch(LossTerm, Protocol):
+    """A loss term that needs more of a batch than codes and target: the loop hands it the batch first."""
+
+    def of(self, batch: Batch) -> LossTerm:
+        """The term on this batch."""
         ...
 
 
@@ -113,8 +124,66 @@ class Matryoshka:
 
     def __call__(self, dictionary: Dictionary, codes: Codes, target: Float[Tensor, "batch d"]) -> Float[Tensor, ""]:
         """Scalar loss."""
-        parts = dictionary.decode_parts_normalised(codes.entries, self.sizes(dictionary.latents))
-        return half_square_error(parts.cumsum(0) + dictionary.b_dec, target)
+        return _nested(dictionary, codes, target, self.sizes(dictionary.latents))
+
+
+@dataclass(frozen=True)
+class SampledMatryoshka:
+    """`Matryoshka` with prefixes drawn anew every step from a truncated Pareto law (maths.md eq. 14b; arXiv 2503.17547).
+
+    Small prefixes are drawn often and large ones seldom, so that no border between two prefixes means anything and every latent's
+    place says how general it is. All latents are always the last prefix; a size drawn twice counts once.
+
+    Args:
+        prefixes: prefixes per step, the whole dictionary among them.
+        exponent: α of the law P(N ≥ n) ∝ n^(−α) between the smallest prefix and all latents; the larger, the smaller
+            the prefixes.
+        smallest: the smallest prefix, as a share of all latents.
+        seed: of the draws.
+        draw: which prefixes; `at` makes it the step.
+    """
+
+    prefixes: int = 5
+    exponent: float = 0.5
+    smallest: float = 1 / 64
+    seed: int = 0
+    draw: int = 0
+
+    def __post_init__(self):
+        if self.prefixes < 1:
+            raise ValueError(f"prefixes={self.prefixes} must be at least 1")
+        if not 0 < self.exponent < math.inf:
+            raise ValueError(f"exponent={self.exponent} must be positive and finite")
+        if not 0 < self.smallest <= 1:
+            raise ValueError(f"smallest={self.smallest} is a share of all latents and must lie in (0, 1]")
+
+    def at(self, step: int, steps: int) -> "SampledMatryoshka":
+        """The term at a step: with prefixes of its own."""
+        return replace(self, draw=step)
+
+    def sizes(self, latents: int) -> list[int]:
+        """How many latents each of this draw's prefixes adds to the one before."""
+        least = max(1, round(self.smallest * latents))
+        uniform = torch.rand(
+            self.prefixes - 1, generator=generator(self.seed, "prefixes", self.draw), dtype=torch.float64
+        )
+        # The inverse of 1 − (n^−α − (M + 1)^−α) / (n_min^−α − (M + 1)^−α): its floor has the law of the docstring.
+        low, high = least**-self.exponent, (latents + 1) ** -self.exponent
+        drawn = (low - uniform * (low - high)) ** (-1 / self.exponent)
+        ends = {min(max(int(end), least), latents) for end in drawn.tolist()}
+        return [b - a for a, b in pairwise([0, *sorted(ends | {latents})])]
+
+    def __call__(self, dictionary: Dictionary, codes: Codes, target: Float[Tensor, "batch d"]) -> Float[Tensor, ""]:
+        """Scalar loss."""
+        return _nested(dictionary, codes, target, self.sizes(dictionary.latents))
+
+
+def _nested(
+    dictionary: Dictionary, codes: Codes, target: Float[Tensor, "batch d"], sizes: list[int]
+) -> Float[Tensor, ""]:
+    """½ ‖x̂_i − x‖² averaged over the prefixes that grow by these sizes."""
+    parts = dictionary.decode_parts_normalised(codes.entries, sizes)
+    return half_square_error(parts.cumsum(0) + dictionary.b_dec, target)
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,13 @@ from torch import Tensor
 
 from overtone.gating import Gated, ThresholdJumpReLU
 from overtone.guidance import Anchoring, AuxK, Orthogonality
-from overtone.losses import Alignment, Matryoshka, RarestFirst, Reconstruction
+from overtone.losses import Alignment, Matryoshka, RarestFirst, Reconstruction, SampledMatryoshka
 from overtone.method import Method
+from overtone.model_loss import EndToEnd
 from overtone.parametrisation import Parametrisation
 from overtone.penalties import L0, L1, GateL1, GateReconstruction, Lp, PreActivation, Tanh
 from overtone.revival import CountIdle
-from overtone.rules import CentreAtMean, TangentGradient, ThresholdEMA, UnitNorm
+from overtone.rules import CentreAtMean, TangentGradient, ThresholdEMA, UnitEncoder, UnitNorm
 from overtone.schedules import Ramp, warmed
 from overtone.selection import (
     AbsTopK,
@@ -55,16 +56,11 @@ def gba(
         activation: "jumprelu" (magnitudes do not depend on the bias) or "relu".
     """
     spectrum = Spectrum(groups, htf, ltf, l0)
-    steering = {} if l0 is None else {"raise_below": 0.75, "over_step": 0.035, "dead_step": 0.035}
     return Method(
-        name="gba" if l0 is None else f"gba-l0-{l0:g}",
+        name=_at_l0("gba", l0),
         select=_activation(activation),
         losses=(RarestFirst(spectrum),),
-        rules=(
-            UnitNorm(),
-            CentreAtMean(),
-            BiasAdaptation(spectrum, interval=interval, start="quantile", narrowest=0.7, **steering),
-        ),
+        rules=(UnitNorm(), CentreAtMean(), _steering(spectrum, interval)),
         parametrisation=Parametrisation(centre="fixed"),
         lr=3e-3,
     )
@@ -133,6 +129,86 @@ def modified_ba(frequency: float = 0.005, *, step: float = 10.0) -> Method:
     )
 
 
+def gba_untied(
+    l0: float | None = None,
+    *,
+    groups: int = 10,
+    htf: float | None = None,
+    ltf: float | None = None,
+    interval: int = 10,
+) -> Method:
+    """GBA (arXiv 2506.14002) with an encoder of its own: what decides when a latent fires is not what it adds.
+
+    Encoder rows stay on the unit sphere beside the atoms, so that thresholds mean what they mean in `gba`.
+
+    Args:
+        l0: wanted mean number of active latents; None: the full range HTF 0.5 → LTF 1e-3.
+        groups: K.
+        htf, ltf: highest and lowest target frequency; htf excludes l0.
+        interval: T, steps between bias adaptations.
+    """
+    tied = gba(l0, groups=groups, htf=htf, ltf=ltf, interval=interval)
+    untied = replace(tied.parametrisation, tied=False)
+    return replace(tied, name=_at_l0("gba-untied", l0), rules=(UnitEncoder(), *tied.rules), parametrisation=untied)
+
+
+def gba_jumprelu(
+    l0: float | None = None,
+    *,
+    groups: int = 10,
+    htf: float | None = None,
+    ltf: float | None = None,
+    interval: int = 10,
+    start: float = 0.01,
+    bandwidth: float = 0.02,
+) -> Method:
+    """JumpReLU with trained thresholds (arXiv 2407.14435) and, instead of a penalty, GBA's frequency control (arXiv 2506.14002).
+
+    Each latent's bias is steered to its frequency, while its threshold learns from the reconstruction where it had better open.
+
+    Args:
+        l0: wanted mean number of active latents; None: the full range HTF 0.5 → LTF 1e-3.
+        groups: K.
+        htf, ltf: highest and lowest target frequency; htf excludes l0.
+        interval: T, steps between bias adaptations.
+        start: threshold before training; low, since it is the bias that makes codes sparse.
+        bandwidth: ε.
+    """
+    spectrum = Spectrum(groups, htf, ltf, l0)
+    plain = Method(
+        name="jumprelu",
+        select=ThresholdJumpReLU(start, bandwidth),
+        losses=(RarestFirst(spectrum),),
+        rules=(UnitNorm(), CentreAtMean()),
+        parametrisation=Parametrisation(tied=False, centre="fixed"),
+        lr=gba().lr,
+    )
+    return replace(with_frequency_control(plain, spectrum, interval=interval), name=_at_l0("gba-jumprelu", l0))
+
+
+def gba_matryoshka(
+    l0: float | None = None,
+    *,
+    groups: int = 10,
+    htf: float | None = None,
+    ltf: float | None = None,
+    interval: int = 10,
+) -> Method:
+    """GBA (arXiv 2506.14002) with Matryoshka's loss (arXiv 2503.17547), whose prefixes are the groups, the most frequent first.
+
+    The opposite order of `gba`, whose rarest groups explain first, and nothing stops gradients between groups.
+
+    Args:
+        l0: wanted mean number of active latents; None: the full range HTF 0.5 → LTF 1e-3.
+        groups: K, of frequencies and so of prefixes.
+        htf, ltf: highest and lowest target frequency; htf excludes l0.
+        interval: T, steps between bias adaptations.
+    """
+    method = gba(l0, groups=groups, htf=htf, ltf=ltf, interval=interval)
+    nested = Matryoshka(tuple((group + 1) / groups for group in range(groups)))
+    return replace(method, name=_at_l0("gba-matryoshka", l0), losses=(nested,))
+
+
 # What many methods of the field have in common: an encoder of its own, trained biases, no output scales; unit atoms under Adam.
 _UNTIED = Parametrisation(tied=False, scale=False, bias="trained")
 _UNIT = (TangentGradient(), UnitNorm())
@@ -198,14 +274,20 @@ def batch_topk(k: int = 32) -> Method:
     )
 
 
-def matryoshka(k: int = 32, *, prefixes: tuple[float, ...] = Matryoshka().prefixes) -> Method:
+def matryoshka(
+    k: int = 32, *, prefixes: tuple[float, ...] = Matryoshka().prefixes, sampled: int | None = None
+) -> Method:
     """Matryoshka BatchTopK (Bussmann et al., arXiv 2503.17547): nested prefixes of the latents, each reconstructing alone.
 
     Args:
         k: mean number of active latents.
         prefixes: sizes of the prefixes as shares of all latents, ascending; the last one is 1.
+        sampled: draw so many prefixes anew every step instead (`SampledMatryoshka`), the smallest possible one being the
+            first of `prefixes`; None: they are fixed.
     """
-    return replace(batch_topk(k), name=f"matryoshka-{k}", losses=(Matryoshka(prefixes),))
+    nested = Matryoshka(prefixes)
+    term = nested if sampled is None else SampledMatryoshka(sampled, smallest=nested.prefixes[0])
+    return replace(batch_topk(k), name=f"matryoshka-{k}", losses=(term,))
 
 
 def l1(coefficient: float = 0.01) -> Method:
@@ -337,11 +419,59 @@ def with_aux_k(method: Method, term: AuxK) -> Method:
     )
 
 
+def with_frequency_control(method: Method, spectrum: Spectrum, *, interval: int = 10) -> Method:
+    """A method whose latents fire at target frequencies: GBA's rule as an add-on (arXiv 2506.14002, maths.md eq. 9–13).
+
+    Encoder biases, which the method may have trained, are steered from now on; whatever else selects (k, trained thresholds,
+    gates, a learnt threshold) does so as before, among biased pre-activations. What is compared with a bias is kept on the
+    unit sphere: encoder rows, or atoms where they are the same. Penalties stay; one that makes codes sparse is no longer needed.
+
+    Args:
+        method: any method with encoder biases; not matching pursuit.
+        spectrum: target frequencies and groups. With an `l0` frequencies are steered to from both sides, else bounded from above.
+        interval: T, steps between bias adaptations.
+
+    Raises:
+        ValueError: the method's biases are steered already.
+    """
+    if any(isinstance(rule, BiasAdaptation | FixedBias) for rule in method.rules):
+        raise ValueError(
+            f"method {method.name!r} steers its biases already; give one without BiasAdaptation or FixedBias"
+        )
+    sphere = UnitNorm() if method.parametrisation.tied else UnitEncoder()
+    kept = () if sphere in method.rules else (sphere,)
+    return replace(
+        method,
+        name=f"{method.name}-steered",
+        rules=(*kept, *method.rules, _steering(spectrum, interval)),
+        parametrisation=replace(method.parametrisation, bias="steered"),
+    )
+
+
+def _steering(spectrum: Spectrum, interval: int) -> BiasAdaptation:
+    """The bias rule of `gba`: from both sides where an L0 is asked for."""
+    both = {} if spectrum.l0 is None else {"raise_below": 0.75, "over_step": 0.035, "dead_step": 0.035}
+    return BiasAdaptation(spectrum, interval=interval, start="quantile", narrowest=0.7, **both)
+
+
+def _at_l0(name: str, l0: float | None) -> str:
+    return name if l0 is None else f"{name}-l0-{l0:g}"
+
+
 def anchored(method: Method, directions: Float[Tensor, "n d"], *, coefficient: float = 0.1) -> Method:
     """A method whose first n latents are tied to known directions, unit rows (`Anchoring`; arXiv 2512.05534)."""
     return replace(
         method, name=f"{method.name}-anchored", losses=(*method.losses, Anchoring.of(directions, coefficient))
     )
+
+
+def end_to_end(method: Method, *, coefficient: float = 1.0, measure: Literal["kl", "ce"] = "kl") -> Method:
+    """A method that also minds what the model makes of its reconstructions (`EndToEnd`; arXiv 2405.12241).
+
+    The term is added to the method's own losses; `dataclasses.replace(method, losses=(EndToEnd(),))` has it alone. Batches have
+    to know their text: train on a `ContextStream`.
+    """
+    return replace(method, name=f"{method.name}-{measure}", losses=(*method.losses, EndToEnd(coefficient, measure)))
 
 
 def _activation(name: str) -> Selection:

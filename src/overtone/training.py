@@ -15,7 +15,7 @@ from overtone.data.stream import Batch, Stream
 from overtone.dictionary import Dictionary
 from overtone.firing import FiringStats
 from overtone.layout import Layout
-from overtone.losses import total
+from overtone.losses import OfBatch, total
 from overtone.method import Method
 from overtone.methods import gba
 from overtone.metrics.reconstruction import accumulate
@@ -141,7 +141,8 @@ def step_once(run: Run, state: TrainState, batch: Batch) -> None:
     """One optimiser step and the after-step rules, in place."""
     dictionary = state.dictionary
     normalised, norm = dictionary.normalise(batch.x)
-    terms = tuple(resolved(term, state.step + 1, run.steps) for term in run.method.losses)
+    terms = [resolved(term, state.step + 1, run.steps) for term in run.method.losses]
+    terms = tuple(term.of(batch) if isinstance(term, OfBatch) else term for term in terms)
     by_row = plan(run.method, dictionary)
     with ops.deferring(*(one.weight for one in by_row.passes)) as sums:
         codes = dictionary.encode_batch(normalised, norm)

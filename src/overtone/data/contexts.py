@@ -192,12 +192,18 @@ def batches_of(contexts: Sequence[Context], *, tokens: int, pad: int) -> Iterato
                 break
             end += 1
         members, start = order[start:end], end
-        ids = torch.full((len(members), length), pad)
-        mask, keep = torch.zeros_like(ids), torch.zeros_like(ids, dtype=torch.bool)
-        for row, i in enumerate(members):
-            n = len(contexts[i].ids)
-            ids[row, :n], keep[row, :n], mask[row, :n] = contexts[i].ids, contexts[i].keep, 1
-        yield Batch(members, ids, mask, keep)
+        yield padded(contexts, members, pad)
+
+
+def padded(contexts: Sequence[Context], members: Sequence[int], pad: int) -> Batch:
+    """Some of the contexts as one batch."""
+    length = max((len(contexts[i].ids) for i in members), default=0)
+    ids = torch.full((len(members), length), pad)
+    mask, keep = torch.zeros_like(ids), torch.zeros_like(ids, dtype=torch.bool)
+    for row, i in enumerate(members):
+        n = len(contexts[i].ids)
+        ids[row, :n], keep[row, :n], mask[row, :n] = contexts[i].ids, contexts[i].keep, 1
+    return Batch([*members], ids, mask, keep)
 
 
 def model_inputs(lm: LanguageModel, batch: Batch) -> dict[str, Any]:

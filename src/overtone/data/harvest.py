@@ -75,7 +75,7 @@ def read_sites(
             with torch.inference_mode():
                 with capture(lm.model, sites, stop=True) as got:
                     lm.model(**model_inputs(lm, part))
-                found = [_kept(x, part, site.name) for x, site in zip(got.take(), sites, strict=True)]
+                found = [kept_rows(x, part, site.name) for x, site in zip(got.take(), sites, strict=True)]
             at = torch.cat([torch.arange(int(starts[i]), int(starts[i + 1])) for i in part.members])
             for x, site in zip(found, sites, strict=True):
                 _check_finite(x, at, part, contexts, names, f"at site {site.name!r} of {lm.name!r}")
@@ -152,8 +152,12 @@ def harvest(
     return Activations(x, rows.token_ids, rows.doc_ids.int(), rows.position, rows.context, titles, source)
 
 
-def _kept(output: Tensor, part: Batch, site: str) -> Float[Tensor, "rows d"]:
-    """The kept tokens' rows of a site's output, float32 on the CPU, in the order of part.members."""
+def kept_rows(output: Tensor, part: Batch, site: str) -> Float[Tensor, "rows d"]:
+    """The kept tokens' rows of a site's output, float32 on the CPU, in the order of part.members.
+
+    Raises:
+        ValueError: a site that gives no vector per token.
+    """
     if output.ndim != 3 or output.shape[:2] != part.ids.shape:
         raise ValueError(
             f"site {site!r} gives shape {tuple(output.shape)}; a vector per token is needed: "

@@ -1,8 +1,9 @@
 """Training without a store: the model is read while a dictionary is trained, through a shuffle buffer."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -33,12 +34,11 @@ class Mixing(NamedTuple):
     perfect: float
 
 
-class HarvestStream:
-    """Rows straight from a model: the buffer is filled with `buffer_rows` rows, shuffled, used up, filled again.
+Content = TypeVar("Content")
 
-    Every row is used exactly once per pass over the text, and only rows that were in the buffer together are mixed: a
-    store shuffles better and is read faster; this is for models whose activations outgrow the disk. Exact resume reads the
-    buffer's rows again. Rows are kept in the plan's dtype.
+
+class TextInBuffers(ABC, Generic[Content]):
+    """Text in buffers: filled, shuffled, used up, filled again; the position is a few integers and resumes exactly.
 
     Args:
         lm: from load_model(plan.model).
@@ -55,28 +55,28 @@ class HarvestStream:
             raise ValueError(f"buffer_rows={buffer_rows} must hold at least one context of {plan.context} tokens")
         self.batch, self.seed, self.buffer_rows = batch, seed, buffer_rows
         self._lm, self._plan = lm, plan
-        self._sites = [resolve_site(lm.model, name) for name in plan.sites]
-        self.sites = site_widths(lm, self._sites, plan)
+        self._resolved = [resolve_site(lm.model, name) for name in plan.sites]
+        self.sites = site_widths(lm, self._resolved, plan)
         self._identity = {"fingerprint": fingerprint(lm.model), "buffer_rows": buffer_rows, "seed": seed}
         self._place = {"epoch": 0, "buffer": 0, "begin": [0, 0], "tokens": 0, "position": 0}
         self._groups = self._from(self._place)
-        self._held: tuple[Any, _Buffer] | None = None
+        self._held: tuple[Any, _Buffer[Content]] | None = None
 
-    def next_rows(self) -> dict[str, Float[Tensor, "batch _"]]:
-        """Site → the next batch of its rows; row i is of the same token at every site."""
-        parts: dict[str, list[Tensor]] = {site: [] for site in self.sites}
+    @abstractmethod
+    def _read(self, group: Group, epoch: int, number: int) -> tuple[Content, int, int]:
+        """(what a buffer holds, how many rows of it are used, how many rows of text it took)."""
+
+    def _take(self) -> Iterator[tuple[Content, slice]]:
+        """The next batch's rows: what a buffer holds, and which rows of it; a batch may end one buffer and begin another."""
         missing = self.batch
         while missing:
             buffer = self._buffer()
-            start = self._place["position"]
-            at = buffer.order[start : start + missing]
-            for site in self.sites:
-                parts[site].append(buffer.rows[site].index_select(0, at).float())
-            missing -= len(at)
-            self._place = {**self._place, "position": start + len(at)}
-            if self._place["position"] == len(buffer.order):
+            at = slice(self._place["position"], min(self._place["position"] + missing, buffer.rows))
+            missing -= at.stop - at.start
+            self._place = {**self._place, "position": at.stop}
+            if at.stop == buffer.rows:
                 self._place = self._after(buffer)
-        return {site: torch.cat(pieces) for site, pieces in parts.items()}
+            yield buffer.content, at
 
     def state_dict(self) -> dict[str, Any]:
         """Where in the text the buffer begins, and how much of it has been used."""
@@ -97,30 +97,17 @@ class HarvestStream:
         else:
             self._held = None
 
-    def mixing(self) -> Mixing:
-        """How well the first buffer mixes (reads it)."""
-        buffer = self._buffer()
-        docs = buffer.docs[buffer.order]
-        batches = [part for part in docs.split(self.batch) if len(part) == self.batch]
-        share = docs.unique(return_counts=True)[1] / len(docs)
-        return Mixing(
-            rows=len(docs),
-            documents=len(share),
-            per_batch=sum(len(part.unique()) for part in batches) / max(1, len(batches)),
-            perfect=float((1 - (1 - share.double()) ** self.batch).sum()),
-        )
-
     def _from(self, place: dict[str, Any]) -> Iterator[Group]:
         progress = {TRAIN: place["begin"], "tokens": {TRAIN: place["tokens"]}}
         return groups(self._lm, replace(self._plan, splits=(TRAIN,)), self.buffer_rows, progress)
 
-    def _after(self, buffer: "_Buffer") -> dict[str, Any]:
+    def _after(self, buffer: "_Buffer[Content]") -> dict[str, Any]:
         """The place after a buffer has been used up."""
         place = self._place
         tokens = place["tokens"] + buffer.tokens
         return {**place, "buffer": place["buffer"] + 1, "begin": list(buffer.end), "tokens": tokens, "position": 0}
 
-    def _buffer(self) -> "_Buffer":
+    def _buffer(self) -> "_Buffer[Content]":
         """The current buffer, read unless it is there already."""
         key = (self._place["epoch"], self._place["buffer"])
         if self._held is None or self._held[0] != key:
@@ -132,23 +119,61 @@ class HarvestStream:
                 self._place = {"epoch": key[0] + 1, "buffer": 0, "begin": [0, 0], "tokens": 0, "position": 0}
                 self._groups = self._from(self._place)
                 return self._buffer()
-            self._held = key, self._read(group, *key)
+            content, rows, tokens = self._read(group, *key)
+            self._held = key, _Buffer(content, rows, group.end, tokens)
         return self._held[1]
 
-    def _read(self, group: Group, epoch: int, number: int) -> "_Buffer":
-        where = Rows.of(group.contexts)
-        rows, norms = read_group(self._lm, self._plan, self._sites, group, len(where.context), lambda _: None)
-        keep, _ = usable(norms, self._plan)
-        kept = keep.nonzero().flatten()
-        order = torch.randperm(len(kept), generator=generator(self.seed, f"order of buffer {number}", epoch))
-        return _Buffer(rows, kept[order], where.doc_ids, group.end, len(keep))
+
+class _Buffer(NamedTuple, Generic[Content]):
+    """What is held, its number of rows, where the text goes on, and how much of it was taken."""
+
+    content: Content
+    rows: int
+    end: Place
+    tokens: int
 
 
-class _Buffer(NamedTuple):
-    """Rows in the order of the text, the order to use them in, and where the text goes on."""
+class _Rows(NamedTuple):
+    """Rows in the order of the text, the order to use them in, and their documents."""
 
     rows: dict[str, Tensor]
     order: Int[Tensor, " rows"]
     docs: Int[Tensor, " all"]
-    end: Place
-    tokens: int
+
+
+class HarvestStream(TextInBuffers[_Rows]):
+    """Rows straight from a model: the buffer is filled with `buffer_rows` rows, shuffled, used up, filled again.
+
+    Every row is used exactly once per pass over the text, and only rows that were in the buffer together are mixed: a
+    store shuffles better and is read faster; this is for models whose activations outgrow the disk. Exact resume reads the
+    buffer's rows again. Rows are kept in the plan's dtype. Arguments are those of `TextInBuffers`.
+    """
+
+    def next_rows(self) -> dict[str, Float[Tensor, "batch _"]]:
+        """Site → the next batch of its rows; row i is of the same token at every site."""
+        parts: dict[str, list[Tensor]] = {site: [] for site in self.sites}
+        for held, at in self._take():
+            for site in self.sites:
+                parts[site].append(held.rows[site].index_select(0, held.order[at]).float())
+        return {site: torch.cat(pieces) for site, pieces in parts.items()}
+
+    def mixing(self) -> Mixing:
+        """How well the first buffer mixes (reads it)."""
+        held = self._buffer().content
+        docs = held.docs[held.order]
+        batches = [part for part in docs.split(self.batch) if len(part) == self.batch]
+        share = docs.unique(return_counts=True)[1] / len(docs)
+        return Mixing(
+            rows=len(docs),
+            documents=len(share),
+            per_batch=sum(len(part.unique()) for part in batches) / max(1, len(batches)),
+            perfect=float((1 - (1 - share.double()) ** self.batch).sum()),
+        )
+
+    def _read(self, group: Group, epoch: int, number: int) -> tuple[_Rows, int, int]:
+        where = Rows.of(group.contexts)
+        rows, norms = read_group(self._lm, self._plan, self._resolved, group, len(where.context), lambda _: None)
+        keep, _ = usable(norms, self._plan)
+        kept = keep.nonzero().flatten()
+        order = torch.randperm(len(kept), generator=generator(self.seed, f"order of buffer {number}", epoch))
+        return _Rows(rows, kept[order], where.doc_ids), len(kept), len(keep)

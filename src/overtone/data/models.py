@@ -24,6 +24,11 @@ class LanguageModel(NamedTuple):
     name: str
 
 
+def predicts_tokens(lm: LanguageModel) -> bool:
+    """Whether the model is causal: one that predicts the next token."""
+    return "ForCausalLM" in type(lm.model).__name__ or "LMHead" in type(lm.model).__name__
+
+
 def load_model(name: str | Path, *, dtype: str = "float32") -> LanguageModel:
     """Load a model and its tokenizer: a folder, a Hugging Face name, or "minilm" (extra `demo`, no network).
 

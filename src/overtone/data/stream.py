@@ -8,15 +8,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from overtone.data.passages import Passage
 from overtone.layout import Block, Layout, side_by_side
 from overtone.seeds import generator
 
 
 class Batch(NamedTuple):
-    """Rows to read and rows to reconstruct; the same tensor for an autoencoder and a crosscoder."""
+    """Rows to read and rows to reconstruct; the same tensor for an autoencoder and a crosscoder.
+
+    Attributes:
+        x: rows to read.
+        target: rows to reconstruct.
+        passage: the text that they are rows of and the model that read it, where the stream keeps them together.
+    """
 
     x: Float[Tensor, "batch d"]
     target: Float[Tensor, "batch d_out"]
+    passage: Passage | None = None
 
     @classmethod
     def of(cls, layout: Layout, rows: Mapping[str, Float[Tensor, "batch _"]]) -> "Batch":

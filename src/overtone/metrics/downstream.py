@@ -13,15 +13,14 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from overtone.data.contexts import Batch, Context, batches_of, contexts_of, model_inputs, pad_id
 from overtone.data.harvest import Progress, evaluating
-from overtone.data.models import LanguageModel
+from overtone.data.models import LanguageModel, predicts_tokens
+from overtone.data.passages import Reconstruct, next_token_loss, on_text
 from overtone.data.sites import resolve_site, splice
 from overtone.data.text import Document
-
-Reconstruct = Callable[[Tensor], Tensor]
 
 
 class EmbeddingRecovered(NamedTuple):
@@ -124,11 +123,6 @@ def loss_recovered(
     }
 
 
-def predicts_tokens(lm: LanguageModel) -> bool:
-    """Whether the model is causal: one that `loss_recovered` can measure."""
-    return "ForCausalLM" in type(lm.model).__name__ or "LMHead" in type(lm.model).__name__
-
-
 def _choose(lm: LanguageModel, docs: Sequence[Document], contexts: int, context: int) -> list[Context]:
     """The first contexts of all documents, then the second ones, …: as many texts as possible, no drawing."""
     if contexts < 1:
@@ -162,32 +156,12 @@ def _passes(
         with evaluating(lm.model), torch.no_grad():
             outputs = [measure(lm, part)]
             for name, swap in (*swaps.items(), *reconstructs.items()):
-                with splice(lm.model, where, _on_text(swap, part.keep, name, site)):
+                with splice(lm.model, where, on_text(swap, part.keep, name, site)):
                     outputs.append(measure(lm, part))
         yield outputs
         done += len(part.members)
         if progress is not None:
             progress(done, len(chosen))
-
-
-def _on_text(swap: Reconstruct, keep: Tensor, name: str, site: str) -> Reconstruct:
-    """`swap` applied to the kept rows of a [batch, position, d] tensor; the other rows pass unchanged."""
-
-    def replace(x: Tensor) -> Tensor:
-        at = keep.to(x.device)
-        if x.shape[:-1] != at.shape:
-            raise ValueError(f"site {site!r} gives shape {tuple(x.shape)}; a vector per token is needed")
-        rows = x[at]
-        new = swap(rows.float())
-        if new.shape != rows.shape:
-            raise ValueError(f"{name!r} gives shape {tuple(new.shape)} at {site!r}; it must be {tuple(rows.shape)}")
-        if not torch.isfinite(new).all():
-            raise ValueError(f"the reconstruction {name!r} at site {site!r} holds NaN or Inf; look at its training")
-        out = x.clone()
-        out[at] = new.to(x.dtype)
-        return out
-
-    return replace
 
 
 def _like(mean: Tensor, rows: Tensor) -> Tensor:
@@ -206,11 +180,8 @@ def _embed(lm: LanguageModel, part: Batch) -> Float[Tensor, "batch d"]:
 
 
 def _cross_entropy(lm: LanguageModel, part: Batch) -> Float[Tensor, ""]:
-    """Summed next-token cross entropy over the kept tokens that have a token before them, float64."""
-    logits = lm.model(**model_inputs(lm, part)).logits[:, :-1]
-    target = part.ids[:, 1:].masked_fill(~part.keep[:, 1:], -100).to(logits.device)
-    loss = nn.functional.cross_entropy(logits.flatten(0, 1).float(), target.flatten(), reduction="none")
-    return loss.double().sum().cpu()
+    """`next_token_loss` of a pass, float64."""
+    return next_token_loss(lm.model(**model_inputs(lm, part)).logits.float(), part).cpu()
 
 
 def _cosine(a: Float[Tensor, "batch d"], b: Float[Tensor, "batch d"]) -> Float[Tensor, " batch"]:
