@@ -79,16 +79,25 @@ def _arguments(doc: str) -> dict[str, str]:
     return {name: " ".join(text.split()) for names, text in found for name in names.split(", ")}
 
 
-def _makes_a_method(function: Callable[..., Any]) -> bool:
-    hints = get_type_hints(function)
-    return hints.pop("return", None) is Method and Method not in hints.values()
+def _functions(changing: bool) -> dict[str, Callable[..., Method]]:
+    """Those functions of `overtone.methods` that return a method, in its order, which change one they are given, or do not."""
+    found = {}
+    for name, function in vars(methods).items():
+        if inspect.isfunction(function) and not name.startswith("_"):
+            hints = get_type_hints(function)
+            if hints.pop("return", None) is Method and (Method in hints.values()) == changing:
+                found[name] = function
+    return found
 
 
 def named() -> dict[str, Entry]:
     """Every named method, in the order of `overtone.methods`; what changes another method is none."""
-    functions = {name: f for name, f in vars(methods).items() if inspect.isfunction(f) and not name.startswith("_")}
-    made = {name: f for name, f in functions.items() if _makes_a_method(f)}
-    return {name.replace("_", "-"): Entry(name.replace("_", "-"), f) for name, f in made.items()}
+    return {name.replace("_", "-"): Entry(name.replace("_", "-"), f) for name, f in _functions(changing=False).items()}
+
+
+def additions() -> dict[str, Entry]:
+    """What can be added to any method in Python: `overtone.with_aux_k(method, …)`."""
+    return {name: Entry(name, f) for name, f in _functions(changing=True).items()}
 
 
 class Spec(NamedTuple):

@@ -28,6 +28,17 @@ def weights(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
     return {p.parent.name: overtone.load(p.parent).state_dict() for p in sorted(folder.glob("*/config.json"))}
 
 
+def write_model_and_text(folder: Path) -> None:
+    """A model of its own kind and 40 documents, in model/ and docs.jsonl."""
+    pytest.importorskip("transformers", reason='needs pip install "overtone[lm]"')
+    lm = tiny("llama", "[CLS] $A", 0.2)
+    lm.model.save_pretrained(folder / "model")
+    lm.tokenizer.save_pretrained(folder / "model")
+    rng = torch.Generator().manual_seed(0)
+    lines = [" ".join(WORDS[i] for i in torch.randint(len(WORDS), (50,), generator=rng)) for _ in range(40)]
+    (folder / "docs.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+
+
 def assert_same_weights(a: Path, b: Path) -> None:
     mine, others = weights(a), weights(b)
     assert mine.keys() == others.keys() and mine
@@ -96,6 +107,24 @@ def test_a_stopped_comparison_goes_on(
     for point in (*one, *other):
         point["metrics"].pop("rows_per_s")
     assert one == other
+
+
+def test_crosscoders_and_skip_transcoders(call, tmp_path: Path):
+    write_model_and_text(tmp_path)
+    sites = ("resid.0", "resid.1")
+    read = ("--model", "model", "--sites", *sites, "--text", "docs.jsonl", "--context", 16)
+    assert call("harvest", *read, "--out", "acts")[0] == 0
+    words = ("compare", "--store", "acts", "--method", "gba(groups=4)", "topk", "--l0", 3, *SHORT)
+    status, out, err = call(*words, "--site", *sites, "--crosscoder", "--out", "c")
+    assert status == 0 and "resid.0 + resid.1" in " ".join(out.split()), err
+    made = overtone.load(tmp_path / "c" / "topk-k=3-24-seed-0")
+    assert [block.site for block in made.layout.reads] == [*sites] and made.layout.onto_itself
+    assert json.loads((tmp_path / "c" / "results.json").read_text())["d"] == 32
+    status, _, err = call(*words, "--site", "resid.0", "--target", "resid.1", "--skip", "--out", "t")
+    assert status == 0 and overtone.load(tmp_path / "t" / "topk-k=3-24-seed-0").parametrisation.skip, err
+    status, _, err = call(*words, "--site", *sites, "--out", "x")
+    assert status == 2 and "several sites are compared as crosscoders alone" in err
+    assert not (tmp_path / "x").exists()
 
 
 def test_a_member_goes_on_alone_with_the_rows_of_all(call, activations: Path, tmp_path: Path):
@@ -198,13 +227,7 @@ def test_a_machine_too_small_for_all_at_once(call, activations: Path, tmp_path: 
 
 
 def test_what_the_model_loses(call, tmp_path: Path):
-    pytest.importorskip("transformers", reason='needs pip install "overtone[lm]"')
-    lm = tiny("llama", "[CLS] $A", 0.2)
-    lm.model.save_pretrained(tmp_path / "model")
-    lm.tokenizer.save_pretrained(tmp_path / "model")
-    rng = torch.Generator().manual_seed(0)
-    lines = [" ".join(WORDS[i] for i in torch.randint(len(WORDS), (50,), generator=rng)) for _ in range(40)]
-    (tmp_path / "docs.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+    write_model_and_text(tmp_path)
     read = ("--model", "model", "--site", "resid.1", "--text", "docs.jsonl", "--context", 16)
     words = ("--method", "topk", "batch-topk", "--l0", 4, *SHORT, "--downstream", "--contexts", 8)
     status, _, err = call("compare", *read, *words, "--at-once", 1, "--out", "c", "--json", "c.json")
@@ -221,6 +244,7 @@ def test_the_methods_are_listed_and_explained(call, tmp_path: Path):
     listed = json.loads((tmp_path / "m.json").read_text())["methods"]
     assert status == 0 and [m["name"] for m in listed] == list(named())
     assert "batch-topk" in out and "2412.06410" in out
+    assert "overtone.with_frequency_control(method, spectrum, interval):" in " ".join(out.split())
     topk = next(m for m in listed if m["name"] == "topk")
     assert topk["sources"] == ["arXiv 2406.04093"] and topk["dial"] == "k"
     option = topk["options"][0]

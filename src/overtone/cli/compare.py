@@ -19,12 +19,14 @@ from overtone.users_code import parts_named
 
 def compare(
     model: str | None = None,
-    site: str | None = None,
+    site: tuple[str, ...] = (),
     text: tuple[str, ...] = (),
     activations: str | None = None,
     tensor: str | None = None,
     store: str | None = None,
     target: str | None = None,
+    skip: bool = False,
+    crosscoder: bool = False,
     memory_mib: int = 512,
     buffer_rows: int | None = None,
     method: tuple[str, ...] = ("gba", "topk", "batch-topk", "matryoshka"),
@@ -59,12 +61,15 @@ def compare(
 
     Args:
         model: "minilm" (extra `demo`), a local folder, or a Hugging Face model name.
-        site: where to read: resid.3, mlp_in.3, mlp_out.3, attn_in.3, attn_out.3, z.3, any module path, or in:PATH.
+        site: where to read: resid.3, mlp_in.3, mlp_out.3, attn_in.3, attn_out.3, z.3, any module path, or in:PATH; several with
+            --crosscoder.
         text: stdlib-docs, stdlib-source, a file, a folder, or hub:NAME[:CONFIG]; several are read one after the other.
         activations: a file of activations instead of model, site and text: .npy (rows, d), .safetensors or .parquet.
         tensor: which tensor of the safetensors file, or column of the Parquet file.
         store: a store that `overtone harvest` wrote, instead of model and text; --site says which of its sites.
         target: another site to reconstruct from the site's codes (transcoders), of any width.
+        skip: a linear path from --site to --target beside the latents: skip transcoders.
+        crosscoder: each dictionary is of all --site together.
         memory_mib: memory for activations on their way from the store, in MiB.
         buffer_rows: keep no activations: read the model while training, through a shuffle buffer of so many rows.
         method: what to compare, as gba or "topk(k=32)"; `overtone methods` lists them with their options. A method without a
@@ -72,7 +77,7 @@ def compare(
             and is shown at the L0 it reaches. Your own: FILE.py:NAME or MODULE:NAME.
         l0: wanted numbers of active latents per token: each method's own dial (l0 or k) is set to each of them.
         latents: dictionary widths.
-        expansion: dictionary width as a multiple of d, where latents is not given.
+        expansion: dictionary width as a multiple of d (of crosscoders: of their widest site's), where latents is not given.
         seeds: how many initial weights for each; the rows and their order are the same for all.
         tokens: tokens of the text to train on, again and again (fewer if it is shorter).
         context: tokens per context.
@@ -104,25 +109,29 @@ def compare(
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
         check_buffer(buffer_rows, model, batch, context)
-        sites = (site,) if site else ()
-        wanted = wanted_rows(model, sites, text, activations, tensor, store, target, tokens, context, text_field)
+        wanted = wanted_rows(model, site, text, activations, tensor, store, target, tokens, context, text_field)
         wanted = wanted._replace(memory_mib=memory_mib, buffer_rows=buffer_rows)
-        if downstream and (isinstance(wanted.read, FileSource) or target):
-            raise ValueError("--downstream needs a model and no --target; drop --downstream")
+        check_sites(wanted.sites, wanted.target, skip, crosscoder)
+        if len(wanted.sites) > 1 and not crosscoder:
+            raise ValueError(
+                f"--site {' '.join(wanted.sites)}: several sites are compared as crosscoders alone; give one, or --crosscoder"
+            )
+        if downstream and (isinstance(wanted.read, FileSource) or target or crosscoder):
+            raise ValueError(
+                "--downstream needs a model and one site without --target or --crosscoder; drop --downstream"
+            )
         if downstream and isinstance(wanted.read, Path):
             model_of(Store(wanted.read))  # a model that is not to be had is an error now, and not after the training
         lines = [(sweep.line(spec), spec) for sweep in (parse(m).at(l0) for m in method) for spec in sweep.specs]
         schedule = {"lr": lr, "warmup": warmup, "decay": decay, "checkpoint_every": checkpoint_every}
 
-        check_sites(wanted.sites, wanted.target, skip=False, crosscoder=False)
-
         def made(spec: Spec) -> Method:
-            return spec.method() if wanted.target is None else transcoder(spec.method())
+            return spec.method() if wanted.target is None else transcoder(spec.method(), skip=skip)
 
         def runs_of(widths: dict[str, int]) -> list[tuple[Contestant, Run]]:
             return [
                 (_contestant(line, spec, width, s), Run(made(spec), width, steps, batch, seed=s, **schedule))
-                for width in latents or (expansion * widths[wanted.sites[0]],)
+                for width in latents or (expansion * max(widths[name] for name in wanted.sites),)
                 for line, spec in lines
                 for s in range(seed, seed + seeds)
             ]
@@ -143,7 +152,7 @@ def _contestant(line: str, spec: Spec, width: int, seed: int) -> Contestant:
 
 def _rows(wanted: Wanted) -> str:
     """What the rows are, for titles."""
-    sites = wanted.sites[0] + (f" → {wanted.target}" if wanted.target else "")
+    sites = " + ".join(wanted.sites) + (f" → {wanted.target}" if wanted.target else "")
     if isinstance(wanted.read, FileSource):
         return Path(wanted.read.path).name
     if isinstance(wanted.read, HarvestPlan):

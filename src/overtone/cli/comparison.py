@@ -54,7 +54,7 @@ class Comparison:
         folders: the run folder of each.
         at_once: how many are held in memory together.
         contexts: pieces of text for downstream metrics; None: not measured.
-        d: width of the rows.
+        d: width of the rows that are read, of all sites together.
         rows: what the rows are, for titles.
     """
 
@@ -84,19 +84,20 @@ class Comparison:
         rows: str,
     ) -> tuple["Comparison", LanguageModel | None]:
         """Lay out a new folder; `runs_of` is told site → d. An error in the settings leaves nothing behind."""
-        site, contestants, widths = wanted.sites[0], [], {}
+        site = wanted.sites[0] if len(wanted.sites) == 1 else wanted.sites
+        contestants, widths = [], {}
 
         def members_of(found: dict[str, int]) -> list[Member]:
-            widths.update(found)
+            widths.update({name: found[name] for name in wanted.sites})
             pairs = runs_of(found)
             contestants.extend(contestant for contestant, _ in pairs)
-            _check_memory([run for _, run in pairs], at_once or len(pairs), widths[site])
+            _check_memory([run for _, run in pairs], at_once or len(pairs), sum(widths.values()))
             return [Member(contestant.folder, run, site, wanted.target) for contestant, run in pairs]
 
         folders, lm = new_folders(path, wanted, members_of)
         new = cls(
             path, contestants, folders,
-            at_once=min(at_once or len(folders), len(folders)), contexts=contexts, d=widths[site], rows=rows,
+            at_once=min(at_once or len(folders), len(folders)), contexts=contexts, d=sum(widths.values()), rows=rows,
         )  # fmt: skip
         # Last, so that a folder with a plan has all its runs.
         replace_text(path / PLAN, json.dumps(new._description(), indent=2) + "\n")

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from overtone import literals
-from overtone.catalogue import Entry, find, named
+from overtone.catalogue import Entry, additions, find, named
 from overtone.cli.common import console, write_json
 
 
@@ -30,6 +30,11 @@ def methods(names: Annotated[tuple[str, ...], tyro.conf.Positional] = (), json: 
             console.print(escape(inspect.getdoc(entry.make) or "").partition("\n\nArgs:")[0] + "\n")
     else:
         console.print(_listed(entries))
+        console.print("In Python, around any of them:")
+        for entry in additions().values():
+            console.print(
+                f"  overtone.{entry.name}({', '.join(entry.options)}): {entry.summary}", markup=False, highlight=False
+            )
     write_json(json, {"methods": [_described(entry) for entry in entries]})
 
 
