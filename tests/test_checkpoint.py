@@ -29,6 +29,7 @@ from overtone import (
     l1,
     load,
     matching_pursuit,
+    matryoshka,
     save,
     topk,
 )
@@ -54,6 +55,7 @@ METHODS = [
     *(topk(3, aux_after=64), matching_pursuit(3, residual=0.4)),
     anchored(topk(3), torch.eye(12)[:2]),
     resampled(topk(3)),
+    replace(matryoshka(3, sampled=3), name="matryoshka-sampled"),
 ]
 
 

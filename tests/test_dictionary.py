@@ -27,6 +27,7 @@ from overtone import (
     jumprelu,
     matching_pursuit,
     soft_frozen_decoder,
+    matryoshka,
     topk,
 )
 from overtone.losses import total
@@ -46,7 +47,7 @@ def whitened() -> Method:
 
 
 # Their gradients are estimates, or stopped, on purpose: test_penalties.py compares them with what they should be.
-ESTIMATED = ("jumprelu", "tanh-jumprelu", "gated", "p-anneal")
+ESTIMATED = ("jumprelu", "tanh-jumprelu", "gba-jumprelu", "gated", "p-anneal")
 DIFFERENTIABLE = [
     *(method for name, method in SMALL.items() if name not in ESTIMATED),
     gba(groups=4, activation="relu"),
@@ -55,6 +56,7 @@ DIFFERENTIABLE = [
     anchored(topk(4), torch.eye(12)[:3]),
     frozen_decoder(topk(4)),
     soft_frozen_decoder(gba(groups=4)),
+    replace(matryoshka(3, sampled=3), name="matryoshka-sampled"),
 ]
 METHODS = [
     *DIFFERENTIABLE,
@@ -160,7 +162,7 @@ def test_gradients_equal_finite_differences(method: Method, dictionary: Dictiona
     terms = tuple(Reconstruction() if isinstance(term, RarestFirst) else term for term in method.losses)
 
     def loss() -> torch.Tensor:
-        return total(terms, dictionary, dictionary.encode_normalised(normalised, norm), normalised)
+        return total(terms, dictionary, dictionary.encode_batch(normalised, norm), normalised)
 
     loss().backward()
     step, generator = 1e-7, torch.Generator().manual_seed(3)
