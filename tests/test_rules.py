@@ -20,7 +20,6 @@ from overtone import (
     gba_jumprelu,
     gba_matryoshka,
     gba_untied,
-    l1,
     matching_pursuit,
     modified_ba,
     with_frequency_control,
@@ -167,7 +166,6 @@ def test_unit_norm_leaves_directions(rows: torch.Tensor):
 STEERED = {
     **{"untied": gba_untied(4, groups=3), "trained thresholds": gba_jumprelu(4, groups=3)},
     **{"Matryoshka groups": gba_matryoshka(4, groups=3)},
-    "an L1 method, its bias no longer trained": with_frequency_control(l1(1e-4), Spectrum(groups=3, l0=4)),
 }
 
 
