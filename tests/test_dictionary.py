@@ -26,8 +26,8 @@ from overtone import (
     gba,
     jumprelu,
     matching_pursuit,
-    soft_frozen_decoder,
     matryoshka,
+    soft_frozen_decoder,
     topk,
 )
 from overtone.losses import total
