@@ -85,7 +85,7 @@ class GroundTruth(ABC):
         x, codes = self.coded_rows(rows, seed=seed)
         return Samples(x, codes.dense())
 
-    def held_out(self, rows: int, *, seed: int = 0, batch: int = 2048) -> Iterator[Samples]:
+    def held_out(self, rows: int, *, seed: int = 0, batch: int = 2048) -> Iterator[CodedRows]:
         """Rows that no stream gives, a batch at a time: to score on."""
         draws = generator(seed, "held-out rows")
         return (self.drawn(min(batch, rows - i), draws) for i in range(0, rows, batch))
