@@ -192,7 +192,7 @@ def test_recover_scores_a_hierarchy(tmp_path: Path):
         assert (random["l0"] == frozen["l0"]) == (name == "matching-pursuit")
 
 
-@pytest.mark.parametrize("verb", ["quickstart", "recover", "harvest", "train", "compare", "evaluate"])
+@pytest.mark.parametrize("verb", ["quickstart", "recover", "harvest", "train", "compare", "evaluate", "theory"])
 def test_help_explains_every_option(verb: str, tmp_path: Path):
     done = command(verb, "--help", cwd=tmp_path, COLUMNS="200")
     assert done.returncode == 0

@@ -20,6 +20,7 @@ def main() -> None:
     from overtone.cli.recover import recover
     from overtone.cli.store import VERBS as STORE
     from overtone.cli.store import store
+    from overtone.cli.theory import theory
     from overtone.cli.train import train
 
     if sys.argv[1:] == ["--version"]:
@@ -34,6 +35,7 @@ def main() -> None:
         "train": train,
         "compare": compare,
         "evaluate": evaluate,
+        "theory": theory,
     }
     name, words, about = "overtone", sys.argv[1:], __import__("overtone").__doc__
     if words[:1] == ["store"]:

@@ -59,7 +59,7 @@ def evaluate(
     own = parts_named(parts)
     dictionary = checkpoint.load(run, parts=own)
     folder = RunFolder.open(run, own) if (run / CONFIG).exists() else None
-    batches, where, layout = _rows(run, folder, activations, tensor, store, site, target, rows, seed)
+    batches, where, layout = held_out_rows(run, folder, activations, tensor, store, site, target, rows, seed)
     _check_layout(layout, where, dictionary.layout)
     result: dict[str, Any] = reconstruction(dictionary, batches).summary()
     if downstream:
@@ -70,7 +70,7 @@ def evaluate(
     write_json(json, {"run": str(run), "rows": where, "metrics": result})
 
 
-def _rows(
+def held_out_rows(
     run: Path,
     folder: RunFolder | None,
     activations: Path | None,
@@ -81,7 +81,7 @@ def _rows(
     rows: int,
     seed: int,
 ) -> tuple[Iterable[Tensor | Batch], str, Layout]:
-    """(the rows to measure on, what they are, their sites)."""
+    """(the rows to measure a run on, what they are, their sites); arguments as in `evaluate`."""
     if activations is not None:
         x = check_rows(read_matrix(activations, tensor), str(activations), allow_zero=True)
         if len(x) > rows:

@@ -126,7 +126,7 @@ def recover(
         if value is not None and value < 1:
             raise ValueError(f"{name}={value} must be at least 1")
     rows = None if fresh else chosen.rows if rows is None else rows
-    options = _options(
+    options = truth_settings(
         chosen,
         {
             "n_features": n_features,
@@ -165,7 +165,7 @@ def recover(
     write_json(json, {"suite": chosen.name, "settings": settings, "results": results})
 
 
-def _options(suite: Suite, given: dict[str, Any]) -> dict[str, Any]:
+def truth_settings(suite: Suite, given: dict[str, Any]) -> dict[str, Any]:
     """The truth's settings, its defaults where none was given (None); one that it does not have is an error."""
     own = {name: p.default for name, p in inspect.signature(suite.truth).parameters.items() if name in given}
     given = {name: value for name, value in given.items() if value is not None}

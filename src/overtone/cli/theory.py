@@ -1,0 +1,312 @@
+"""`overtone theory`: what can be recovered, before training; and what a trained dictionary's codes say of the conditions."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+from jaxtyping import Float
+from rich.table import Table
+from torch import Tensor
+
+from overtone import checkpoint
+from overtone.cli.common import console, write_json
+from overtone.cli.evaluate import held_out_rows
+from overtone.cli.recover import truth_settings
+from overtone.data.stream import Batch
+from overtone.data.synthetic import GroundTruth
+from overtone.dictionary import Dictionary
+from overtone.method import Method
+from overtone.metrics.recovery import recovery
+from overtone.recipes import SUITES, Suite
+from overtone.runs import CONFIG, RunFolder
+from overtone.seeds import generator
+from overtone.steering import FixedBias
+from overtone.theory import dynamics as projections
+from overtone.theory.conditions import Conditions, conditions, tally
+from overtone.theory.identifiability import Ambiguity, ambiguity
+from overtone.theory.resonance import Octave, Setting, by_octave, predict
+from overtone.training import start, train
+from overtone.users_code import parts_named
+
+BLOCK = 2048  # rows at a time
+
+
+def theory(
+    of: Annotated[str, tyro.conf.Positional],
+    method: str = "gba",
+    train: bool = False,
+    dynamics: tuple[float, ...] = (),
+    dynamics_steps: int = 40,
+    n_features: int | None = None,
+    d: int | None = None,
+    sparsities: tuple[int, ...] = (),
+    l0: float | None = None,
+    latents: int | None = None,
+    steps: int | None = None,
+    threshold: float = 0.8,
+    epsilon: float = 0.05,
+    varsigma: float = 0.1,
+    rows: int = 20_000,
+    activations: Path | None = None,
+    tensor: str | None = None,
+    at_most: int = 4096,
+    seed: int = 0,
+    parts: tuple[str, ...] = (),
+    json: Path | None = None,
+) -> None:
+    """Can the features be recovered? Conditions of identifiability, Theorem 6.1's band and width, and what they predict.
+
+    Of a suite of `overtone recover` everything is measured on the truth, before any training. Of a run it is estimated from the
+    trained dictionary's codes on held-out rows, its atoms standing for features: conditions that the codes violate speak against
+    them; that they hold does not prove that the atoms are the features.
+
+    Args:
+        of: a suite of `overtone recover`, or a run folder.
+        method: (suite) whose target frequencies the prediction is for.
+        train: (suite) also train it and set the measured recovery beside the prediction.
+        dynamics: (suite) target frequencies p for which to follow modified BA by its recursion of projections.
+        dynamics_steps: (suite) how many steps of that.
+        n_features: (suite) number of true features n.
+        d: (suite) dimension of the rows.
+        sparsities: (suite) how many features a row mixes, where the suite has that.
+        l0: (suite) mean number of features of a row, where the suite has that.
+        latents: (suite) dictionary width (default: the suite's).
+        steps: (suite) training steps.
+        threshold: (suite) cosine from which on a feature counts as recovered.
+        epsilon: ε of Theorem 6.1.
+        varsigma: ς of Theorem 6.1.
+        rows: rows to measure on.
+        activations: (run) rows to measure on instead of the run's own held-out ones.
+        tensor: (run) which tensor of that file.
+        at_most: (run) latents to look at: beyond this many, a random sample, which only misses pairs.
+        seed: of the truth, the training and all samples.
+        parts: (run) your own Python files or modules that the method's parts are defined in.
+        json: write the results to this file.
+    """
+    for name, value in (("rows", rows), ("at_most", at_most)):
+        if value < 1:
+            raise ValueError(f"{name}={value} must be at least 1")
+    free = {"epsilon": epsilon, "varsigma": varsigma}
+    if of in SUITES:
+        given = {"n_features": n_features, "d": d, "sparsities": sparsities or None, "l0": l0}
+        truth = SUITES[of].truth(seed=seed, **truth_settings(SUITES[of], given))
+        result = _of_suite(SUITES[of], truth, method, latents, steps, rows, threshold, train, seed, free)
+        if dynamics:
+            width = latents or SUITES[of].width * len(truth.features)
+            result["dynamics"] = _followed(truth, dynamics, width, dynamics_steps, threshold, seed)
+    elif Path(of).is_dir():
+        result = _of_run(Path(of), rows, activations, tensor, at_most, seed, parts, free)
+    else:
+        raise ValueError(f"{of!r} is neither a suite ({', '.join(SUITES)}) nor a run folder")
+    write_json(json, {"of": of, **result})
+
+
+def _of_suite(
+    suite: Suite,
+    truth: GroundTruth,
+    name: str,
+    latents: int | None,
+    steps: int | None,
+    rows: int,
+    threshold: float,
+    trained: bool,
+    seed: int,
+    free: dict[str, float],
+) -> dict[str, Any]:
+    if name not in suite.contestants:
+        raise ValueError(f"method={name!r} is unknown in suite {suite.name}; known: {', '.join(suite.contestants)}")
+    method, width = suite.contestants[name].make(), latents or suite.width * len(truth.features)
+    targets = _targets(method, width)
+    if targets is None:
+        raise ValueError(f"method={name!r} has no target frequencies to predict from; take gba, ba or modified-ba")
+    h = truth.rows(rows, seed=seed).h
+    found = conditions(tally(h.split(BLOCK)), truth.features)
+    setting = Setting(len(truth.features), found.d, found.mean_active, **free)
+    result = _tell(f"{suite.name}: {suite.what}", found, ambiguity(h, truth.features), setting, width)
+    result["latents"] = width
+    frequency = truth.occurrence().float()
+    recovered = None
+    if trained:
+        atoms = _trained(suite, method, truth, width, steps or suite.steps, seed)
+        best = recovery(atoms, truth.features, (threshold,), signed=suite.signed).max_cosine
+        recovered = best >= threshold
+    octaves = by_octave(frequency, predict(frequency, targets, setting).recovered, recovered)
+    console.print(_octave_table(octaves, name, targets, threshold))
+    result["prediction"] = {"method": name, "threshold": threshold, "octaves": [o._asdict() for o in octaves]}
+    return result
+
+
+def _targets(method: Method, latents: int) -> Float[Tensor, " targets"] | None:
+    """The target frequencies of a method's latents, each once; None where it has none."""
+    if method.spectrum is not None:
+        return method.spectrum.frequencies(latents).float()
+    fixed = [rule.frequency for rule in method.rules if isinstance(rule, FixedBias)]
+    return torch.tensor(fixed) if fixed else None
+
+
+def _trained(
+    suite: Suite, method: Method, truth: GroundTruth, latents: int, steps: int, seed: int
+) -> Float[Tensor, "latents d"]:
+    stream = truth.stream(suite.batch, rows=suite.rows, seed=seed)
+    run = suite.run(method, latents=latents, steps=steps, seed=seed)
+    state = start(run, stream)
+    with console.status(f"Training {method.name} for {steps:,} steps"):
+        for _ in train(run, stream, state):
+            pass
+    return state.dictionary.W_dec.detach()
+
+
+def _followed(
+    truth: GroundTruth, frequencies: tuple[float, ...], latents: int, steps: int, threshold: float, seed: int
+) -> list[dict[str, Any]]:
+    """Modified BA by its recursion, one line per target frequency."""
+    data = projections.mixture(truth, seed=seed)
+    begin = projections.random_projections(truth, latents, seed=seed)
+    table = Table(
+        title=f"Modified BA by its recursion of projections: {latents} latents, {steps} steps",
+        title_justify="left",
+    )
+    for column in ("target p", "bias", f"FRR {threshold:g} at the end, %", "largest on the way, %", "at step"):
+        table.add_column(column, justify="right")
+    lines = []
+    for p in frequencies:
+        path = projections.follow(begin, data, projections.ModifiedBA(p), steps)
+        rates = path.recovered(threshold)
+        top = max(range(len(rates)), key=rates.__getitem__)
+        table.add_row(f"{p:g}", f"{path.bias:.3f}", f"{100 * rates[-1]:.1f}", f"{100 * rates[top]:.1f}", str(top))
+        lines.append({"frequency": p, "bias": path.bias, "recovered": rates})
+    console.print(table)
+    return lines
+
+
+def _of_run(
+    run: Path,
+    rows: int,
+    activations: Path | None,
+    tensor: str | None,
+    at_most: int,
+    seed: int,
+    parts: tuple[str, ...],
+    free: dict[str, float],
+) -> dict[str, Any]:
+    own = parts_named(parts)
+    dictionary = checkpoint.load(run, parts=own)
+    folder = RunFolder.open(run, own) if (run / CONFIG).exists() else None
+    batches, where, _ = held_out_rows(run, folder, activations, tensor, None, (), None, rows, seed)
+    chosen = torch.randperm(dictionary.latents, generator=generator(seed, "latents looked at"))[:at_most].sort().values
+    h = _codes(dictionary, batches, chosen)
+    found = conditions(tally(h.split(BLOCK)), dictionary.W_dec.detach()[chosen])
+    if not found.n_features:
+        raise ValueError(
+            f"no latent is active in {len(h)} rows often enough to say anything of it; give more --rows than {rows}"
+        )
+    n = found.n_features * dictionary.latents / len(chosen)
+    active = found.mean_active * dictionary.latents / len(chosen)
+    setting = Setting(n, found.d, min(active, n), **free)
+    title = f"{run.name}: {len(h):,} rows ({where}), {len(chosen):,} of {dictionary.latents:,} latents"
+    result = _tell(title, found, ambiguity(h, dictionary.W_dec.detach()[chosen]), setting, dictionary.latents)
+    band = setting.band()
+    frequency = found.frequency[found.frequency > 0]
+    inside = float(((frequency >= band.low) & (frequency <= band.high)).double().mean())
+    console.print(f"{inside:.1%} of the latents that fire do so at a frequency inside the band.")
+    return {**result, "latents": dictionary.latents, "looked_at": len(chosen), "inside_band": inside}
+
+
+@torch.no_grad()
+def _codes(dictionary: Dictionary, batches: Iterable[Tensor | Batch], chosen: Tensor) -> Float[Tensor, "rows chosen"]:
+    """Codes of some latents, in units of the normalised input."""
+    return torch.cat([dictionary.encode(b.x if isinstance(b, Batch) else b).z[:, chosen] for b in batches])
+
+
+def _tell(title: str, found: Conditions, other: Ambiguity, setting: Setting, latents: int) -> dict[str, Any]:
+    """Print what was measured and what the theorem says, and return both."""
+    console.print(_condition_table(title, found, other))
+    console.print(_theorem_table(setting, latents))
+    band = setting.band()
+    said = {"n_features": setting.n_features, "d": setting.d, "sparsity": setting.sparsity, "f": setting.occurrence}
+    said |= {"epsilon": setting.epsilon, "varsigma": setting.varsigma, "band": band._asdict(), "heavy": setting.heavy}
+    said |= {"saturating_d": setting.saturating_d(), "probability": setting.probability, "steps": setting.steps}
+    said["log10_width"] = setting.log10_width(max(band.high, band.low))
+    measured = {name: value for name, value in found._asdict().items() if not isinstance(value, Tensor)}
+    return {"conditions": measured, "ambiguity": other._asdict(), "theorem": said}
+
+
+def _condition_table(title: str, found: Conditions, other: Ambiguity) -> Table:
+    table = Table(
+        title=title,
+        title_justify="left",
+        caption=f"Of the {found.n_features:,} features seen often enough ({found.unseen:,} are not), in {found.rows:,} rows. "
+        "The theorem's ≪ and o(1) have no constants: numbers are given, not verdicts",
+        caption_justify="left",
+    )
+    for column in ("condition", "measured", "asked for, or to compare with"):
+        table.add_column(column, overflow="fold")
+    table.add_row("H1 active features per row", f"at most {found.most_active}, mean {found.mean_active:.3g}", "≤ s")
+    table.add_row(
+        "H2 smallest coefficient / mean",
+        f"{found.smallest:.2g}; evenness {found.evenness:.2f}",
+        "bounded away from 0; evenness 1 where all are equal",
+    )
+    ratio = found.co_occurrence / found.co_occurrence_bound
+    table.add_row(
+        "H3 co-occurrence ρ₂",
+        f"{found.co_occurrence:.3g} (features {found.pair[0]} and {found.pair[1]})",
+        f"≪ n^−½ = {found.co_occurrence_bound:.3g}: {ratio:.2g} of it; by chance about {found.co_occurrence_by_chance:.3g}",
+    )
+    table.add_row(
+        "V1 coherence", f"{found.coherence:.3f}", f"o(1); so many random directions: {found.random_coherence:.2f}"
+    )
+    how = "" if other.kind == "none" else f" ({other.kind} of {other.pair[0]} by {other.t:.2g} of {other.pair[1]})"
+    table.add_row("ε of identifiability", f"≥ {other.epsilon:.3g}{how}", f"o(1); nested pairs: {other.nested:,}")
+    return table
+
+
+def _theorem_table(setting: Setting, latents: int) -> Table:
+    band = setting.band()
+    table = Table(
+        title=f"Theorem 6.1 at n = {setting.n_features:.0f}, d = {setting.d}, s = {setting.sparsity:.3g} (mean), "
+        f"ε = {setting.epsilon:g}, ς = {setting.varsigma:g}",
+        title_justify="left",
+        caption="All constants that the theorem leaves open are 1",
+        caption_justify="left",
+    )
+    table.add_column("quantity")
+    table.add_column("value", overflow="fold")
+    kind = "heavy, d < √n" if setting.heavy else "light, d > √n"
+    table.add_row(
+        "superposition",
+        f"{kind} = {setting.n_features**0.5:.1f}; the band widens with d up to {setting.saturating_d():.1f}",
+    )
+    table.add_row("features occur in", f"f = s/n = {setting.occurrence:.3g} of the rows")
+    if band.empty:
+        table.add_row("band of target frequencies", f"empty: {band.low:.3g} … {band.high:.3g}, limited by {band.limit}")
+    else:
+        low, high = band.low / setting.occurrence, band.high / setting.occurrence
+        table.add_row(
+            "band of target frequencies",
+            f"{band.low:.3g} … {band.high:.3g} = {low:.2g} f … {high:.2g} f, limited by {band.limit}",
+        )
+        p = band.high
+        reach = setting.sparsity_in_reach(latents, p)
+        table.add_row(
+            "latents at its upper edge", f"10^{setting.log10_width(p):.1f}; {latents:,} would do for s = {reach:.2g}"
+        )
+    table.add_row("with probability", f"≥ {setting.probability:.3f}, within {setting.steps:.0f} steps")
+    return table
+
+
+def _octave_table(octaves: list[Octave], name: str, targets: Tensor, threshold: float) -> Table:
+    table = Table(
+        title=f"Recovered by {name}, with targets {float(targets.min()):.3g} … {float(targets.max()):.3g}",
+        title_justify="left",
+        caption=f"predicted: some target is in the feature's band; measured: cosine ≥ {threshold:g}",
+        caption_justify="left",
+    )
+    for column in ("frequency of the feature", "features", "predicted, %", "measured, %"):
+        table.add_column(column, justify="right")
+    for o in octaves:
+        measured = "–" if o.measured is None else f"{100 * o.measured:.1f}"
+        table.add_row(f"{o.low:.3g} … {o.high:.3g}", str(o.features), f"{100 * o.predicted:.1f}", measured)
+    return table
