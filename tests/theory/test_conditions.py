@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from overtone.data.synthetic import SparseMixture
-from overtone.theory.conditions import coherence, conditions, random_coherence, tally
+from overtone.theory.conditions import chance, coherence, conditions, random_coherence, tally
 
 H = torch.tensor([[1.0, 2.0, 0.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 3.0], [0.0, 0.0, 0.0]])
 
@@ -63,6 +63,17 @@ def test_of_independent_choices_within_sampling_error():
     assert q < found.co_occurrence < q + 5 * math.sqrt(q * (1 - q) / (f * rows))
     assert found.evenness == pytest.approx(0.75, abs=0.01)
     assert found.most_active == 4
+
+
+def test_what_chance_does_to_a_maximum(generator):
+    for rows, f in ((2000, 0.05), (8000, 0.05), (8000, 0.3)):
+        h = (torch.rand(rows, 100, generator=generator) < f).float()
+        found = conditions(tally([h]), torch.eye(100))
+        assert 0.6 * found.co_occurrence_by_chance < found.co_occurrence <= found.co_occurrence_by_chance
+    times = torch.tensor([20, 50])
+    assert chance(times, 0.1) > chance(10 * times, 0.1) > chance(1_000_000 * times, 0.1) > 0.1
+    assert chance(1_000_000 * times, 0.1) == pytest.approx(0.1, abs=1e-3)
+    assert chance(times, 1.0) == 1.0
 
 
 def test_a_feature_hardly_seen_has_no_say():

@@ -249,11 +249,11 @@ def _condition_table(title: str, found: Conditions, other: Ambiguity) -> Table:
         f"{found.smallest:.2g}; evenness {found.evenness:.2f}",
         "bounded away from 0; evenness 1 where all are equal",
     )
-    ratio = found.co_occurrence / found.co_occurrence_bound
+    bound, chance = found.co_occurrence_bound, found.co_occurrence_by_chance
     table.add_row(
         "H3 co-occurrence ρ₂",
         f"{found.co_occurrence:.3g} (features {found.pair[0]} and {found.pair[1]})",
-        f"≪ n^−½ = {found.co_occurrence_bound:.3g}: {ratio:.2g} of it; by chance about {found.co_occurrence_by_chance:.3g}",
+        f"≪ n^−½ = {bound:.3g}: {found.co_occurrence / bound:.2g} of it; so many rows give up to {chance:.3g} by chance",
     )
     table.add_row(
         "V1 coherence", f"{found.coherence:.3f}", f"o(1); so many random directions: {found.random_coherence:.2f}"

@@ -54,7 +54,8 @@ class Conditions(NamedTuple):
         evenness: median over features of E[h]²/E[h²] over non-zero coefficients: 1 if all are equal, ¾ for uniform ones.
         co_occurrence: ρ₂ = max_{i≠j} |D_i ∩ D_j|/|D_i| (H3; eq. T3).
         pair: the i and j of this maximum; (−1, −1) for fewer than two features.
-        co_occurrence_by_chance: what ρ₂ would be were features independent: the highest f_j.
+        co_occurrence_by_chance: what ρ₂ would hardly exceed on so many rows were features independent (`chance`); what lies below
+            says nothing against H3.
         coherence: μ = max_{i≠j} |cos(v_i, v_j)| (V1; eq. T4).
         random_coherence: about what as many uniform directions would have.
     """
@@ -161,7 +162,7 @@ def conditions(found: Tally, features: Float[Tensor, "features d"], *, least: in
         evenness=float(evenness.median()) if n else math.nan,
         co_occurrence=rho if n > 1 else 0.0,
         pair=(int(seen[pair[0]]), int(seen[pair[1]])) if n > 1 else (-1, -1),
-        co_occurrence_by_chance=float(frequency[seen].max()) if n > 1 else 0.0,
+        co_occurrence_by_chance=chance(times[seen], float(frequency[seen].max())) if n > 1 else 0.0,
         coherence=coherence(features[seen]),
         random_coherence=random_coherence(n, d),
     )
@@ -184,6 +185,26 @@ def random_coherence(n_features: int, d: int) -> float:
     Cosines are nearly N(0, 1/d), and this is where the n(n−1)/2 of them begin to be fewer than one.
     """
     return min(1.0, math.sqrt(4 * math.log(n_features) / d)) if n_features > 1 else 0.0
+
+
+def chance(occurrences: Int[Tensor, " features"], frequency: float) -> float:
+    """What the largest share |D_i ∩ D_j|/|D_i| hardly exceeds, were features independent and as frequent as `frequency`.
+
+    The share x at which Chernoff's bound, exp(−|D_i| KL(x ‖ f)), on each of the n(n−1) shares makes them sum to one. Falls
+    towards `frequency` with the number of rows.
+    """
+    n = len(occurrences)
+    if n < 2 or frequency >= 1:
+        return min(frequency, 1.0) if n > 1 else 0.0
+    rare = int(occurrences.min())
+    low, high = frequency, 1.0
+    for _ in range(60):
+        x = (low + high) / 2
+        divergence = x * math.log(x / frequency)
+        if x < 1:
+            divergence += (1 - x) * math.log((1 - x) / (1 - frequency))
+        low, high = (x, high) if rare * divergence < math.log(n * (n - 1)) else (low, x)
+    return high
 
 
 def _largest(share: Float[Tensor, "n n"]) -> tuple[float, tuple[int, int]]:
