@@ -32,10 +32,9 @@ def test_a_step_is_the_step_of_the_atoms():
 
 def test_rows_are_unit_rows_less_their_mean():
     data = mixture(TRUTH, 3000)
-    h = torch.cat([data.h])
-    assert h.mean(0).abs().max() < 1e-12
+    assert data.h.mean(0).abs().max() < 1e-12
     # Each x̃ has norm 1 and mean m: their mean square is 1 − ‖m‖².
-    x = h @ TRUTH.features.double()
+    x = data.h @ TRUTH.features.double()
     rows = normalize(TRUTH.rows(20_000).x.double(), dim=1)
     assert float(x.square().sum(1).mean()) == pytest.approx(1 - float(rows.mean(0).square().sum()), abs=0.01)
 
@@ -83,6 +82,8 @@ def test_what_it_says_of_a_run():
 
 
 def test_settings_that_make_no_sense():
+    with pytest.raises(ValueError, match="neither noise nor offsets"):
+        mixture(SparseMixture(n_features=8, d=4, sparsities=(2,), noise=0.1), 10)
     with pytest.raises(ValueError, match="frequency=0"):
         ModifiedBA(0.0)
     with pytest.raises(ValueError, match=r"step=-1"):

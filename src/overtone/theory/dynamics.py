@@ -64,13 +64,19 @@ class ModifiedBA:
 
 
 def mixture(truth: GroundTruth, rows: int = 8192, *, seed: int = 0) -> Mixture:
-    """Coefficients and Gram matrix of a ground truth without noise; its rows have norm √(hᵀ G h), so none is ever formed."""
-    h = torch.cat(
-        [truth.drawn(min(2048, rows - i), generator(seed, "mixture", i)).h.double() for i in range(0, rows, 2048)]
-    )
+    """Coefficients and Gram matrix of a ground truth; the norm of a row is √(hᵀ G h).
+
+    Raises:
+        ValueError: rows that are more than H V, with noise or an offset.
+    """
+    parts = [truth.drawn(min(2048, rows - i), generator(seed, "mixture", i)) for i in range(0, rows, 2048)]
+    h = torch.cat([part.h for part in parts]).double()
+    if not torch.allclose(parts[0].x, parts[0].h @ truth.features, atol=1e-4, rtol=1e-4):
+        raise ValueError(
+            "rows of this truth are not H V alone; the recursion knows neither noise nor offsets: take them away"
+        )
     gram = truth.features.double() @ truth.features.double().T
-    norm = ((h @ gram) * h).sum(1, keepdim=True).sqrt()
-    h = h / norm
+    h = h / ((h @ gram) * h).sum(1, keepdim=True).sqrt()
     return Mixture(h - h.mean(0), gram)
 
 
