@@ -27,13 +27,13 @@ def test_of_a_suite(call, tmp_path: Path):
 
 
 def test_beside_a_training(call, tmp_path: Path):
-    status, out, _ = call(
-        "theory", "imbalanced", *SMALL, "--train", "--steps", 20, "--method", "ba", "--json", "t.json"
-    )
+    words = ("theory", "hierarchy", "--rows", 2000, "--train", "--steps", 20, "--json", "t.json")
+    status, out, _ = call(*words)
     assert status == 0
-    assert "Recovered by ba, with targets 0.05 … 0.05" in out
-    (octave,) = json.loads((tmp_path / "t.json").read_text())["prediction"]["octaves"]
-    assert 0 <= octave["measured"] <= 1
+    assert "Recovered by gba, with targets 0.001 … 0.5" in out
+    frequent, rare = json.loads((tmp_path / "t.json").read_text())["prediction"]["octaves"]
+    assert (frequent["features"], rare["features"]) == (3, 17)  # parents; children and leaves
+    assert 0 <= rare["measured"] <= 1
 
 
 def test_of_a_run(call, rows: torch.Tensor, tmp_path: Path):

@@ -95,7 +95,7 @@ def theory(
         truth = SUITES[of].truth(seed=seed, **truth_settings(SUITES[of], given))
         result = _of_suite(SUITES[of], truth, method, latents, steps, rows, threshold, train, seed, free)
         if dynamics:
-            width = latents or SUITES[of].width * len(truth.features)
+            width = latents or SUITES[of].latents(truth)
             result["dynamics"] = _followed(truth, dynamics, width, dynamics_steps, threshold, seed)
     elif Path(of).is_dir():
         result = _of_run(Path(of), rows, activations, tensor, at_most, seed, parts, free)
@@ -118,7 +118,7 @@ def _of_suite(
 ) -> dict[str, Any]:
     if name not in suite.contestants:
         raise ValueError(f"method={name!r} is unknown in suite {suite.name}; known: {', '.join(suite.contestants)}")
-    method, width = suite.contestants[name].make(), latents or suite.width * len(truth.features)
+    method, width = suite.contestants[name].make(), latents or suite.latents(truth)
     targets = _targets(method, width)
     if targets is None:
         raise ValueError(f"method={name!r} has no target frequencies to predict from; take gba, ba or modified-ba")

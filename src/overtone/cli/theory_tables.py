@@ -79,7 +79,7 @@ def octave_table(octaves: list[Octave], name: str, targets: Tensor, threshold: f
     table = Table(
         title=f"Recovered by {name}, with targets {float(targets.min()):.3g} … {float(targets.max()):.3g}",
         title_justify="left",
-        caption=f"predicted: some target is in the feature's band; measured: cosine ≥ {threshold:g}",
+        caption=f"predicted: some target is in the feature's band, were there latents enough; measured: cosine ≥ {threshold:g}",
         caption_justify="left",
     )
     for column in ("frequency of the feature", "features", "predicted, %", "measured, %"):

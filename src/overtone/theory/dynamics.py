@@ -70,8 +70,8 @@ def mixture(truth: GroundTruth, rows: int = 8192, *, seed: int = 0) -> Mixture:
         ValueError: rows that are more than H V, with noise or an offset.
     """
     parts = [truth.drawn(min(2048, rows - i), generator(seed, "mixture", i)) for i in range(0, rows, 2048)]
-    h = torch.cat([part.h for part in parts]).double()
-    if not torch.allclose(parts[0].x, parts[0].h @ truth.features, atol=1e-4, rtol=1e-4):
+    h = torch.cat([part.codes.dense() for part in parts]).double()
+    if not torch.allclose(parts[0].x, parts[0].codes.dense() @ truth.features, atol=1e-4, rtol=1e-4):
         raise ValueError(
             "rows of this truth are not H V alone; the recursion knows neither noise nor offsets: take them away"
         )
