@@ -90,7 +90,7 @@ def test_value_and_every_gradient_in_float64(plan: ot.HarvestPlan, measure: str)
         dictionary.b_dec.copy_(torch.linspace(-0.1, 0.1, D))
         dictionary.b_enc.copy_(torch.linspace(-0.1, 0.1, 24))
     codes = dictionary.encode_batch(*dictionary.normalise(batch.x))
-    loss = total((ot.EndToEnd(0.5, measure).of(batch),), dictionary, codes, batch.x.double())
+    loss = total((ot.EndToEnd(0.5, measure).of_batch(batch),), dictionary, codes, batch.x.double())
     loss.backward()
     assert all(weight.grad is None and weight.requires_grad for weight in lm.model.parameters())
     fast = {name: p.grad for name, p in dictionary.named_parameters()}
@@ -117,13 +117,13 @@ def perfect(layout: ot.Layout) -> ot.Dictionary:
 def test_nothing_is_lost_by_a_perfect_dictionary(lm: LanguageModel, plan: ot.HarvestPlan):
     stream = stream_of(lm, plan)
     batch, dictionary = next(stream), perfect(stream.layout)
-    loss = ot.EndToEnd().of(batch)(dictionary, dictionary.encode(batch.x), batch.x)
+    loss = ot.EndToEnd().of_batch(batch)(dictionary, dictionary.encode(batch.x), batch.x)
     assert float(loss.detach()) == 0.0
     loss.backward()
     assert dictionary.W_dec.grad is not None and dictionary.W_dec.grad.abs().max() < 1e-6, "it is a minimum"
     assert batch.passage is not None
     own = float(batch.passage.cross_entropy({}))
-    spliced = ot.EndToEnd(measure="ce").of(batch)(dictionary, dictionary.encode(batch.x), batch.x)
+    spliced = ot.EndToEnd(measure="ce").of_batch(batch)(dictionary, dictionary.encode(batch.x), batch.x)
     assert float(spliced.detach()) == pytest.approx(own, abs=1e-6)
     silent = {SITE: torch.zeros_like(batch.x)}
     assert batch.passage.divergence(silent) > 0.01

@@ -30,7 +30,7 @@ class LossTerm(Protocol):
 class OfBatch(LossTerm, Protocol):
     """A loss term that needs more of a batch than codes and target: the loop hands it the batch first."""
 
-    def of(self, batch: Batch) -> LossTerm:
+    def of_batch(self, batch: Batch) -> LossTerm:
         """The term on this batch."""
         ...
 

@@ -30,7 +30,7 @@ class EndToEnd:
         if self.measure not in ("kl", "ce"):
             raise ValueError(f"measure={self.measure!r} is neither 'kl' nor 'ce'")
 
-    def of(self, batch: Batch) -> LossTerm:
+    def of_batch(self, batch: Batch) -> LossTerm:
         """The term on a batch that knows its text."""
         if batch.passage is None:
             raise ValueError(

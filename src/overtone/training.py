@@ -142,7 +142,7 @@ def step_once(run: Run, state: TrainState, batch: Batch) -> None:
     dictionary = state.dictionary
     normalised, norm = dictionary.normalise(batch.x)
     terms = [resolved(term, state.step + 1, run.steps) for term in run.method.losses]
-    terms = tuple(term.of(batch) if isinstance(term, OfBatch) else term for term in terms)
+    terms = tuple(term.of_batch(batch) if isinstance(term, OfBatch) else term for term in terms)
     by_row = plan(run.method, dictionary)
     with ops.deferring(*(one.weight for one in by_row.passes)) as sums:
         codes = dictionary.encode_batch(normalised, norm)
