@@ -41,7 +41,7 @@ class EndToEnd:
 
     def __call__(self, dictionary: Dictionary, codes: Codes, target: Float[Tensor, "batch d"]) -> Float[Tensor, ""]:
         """Never a loss by itself."""
-        raise ValueError("EndToEnd needs the text that the rows are of; call EndToEnd(…).of(batch) first")
+        raise ValueError("EndToEnd needs the text that the rows are of; call EndToEnd(…).of_batch(batch) first")
 
 
 @dataclass(frozen=True)
