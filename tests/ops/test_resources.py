@@ -1,6 +1,8 @@
 """What the fast operations borrow they give back: memory, the precision switch, threads."""
 
 import gc
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -137,3 +139,17 @@ def test_threads_are_the_callers():
         torch.set_num_threads(before)
     for a, b in zip(one, two, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_threads_are_the_callers_in_a_fresh_process():
+    """Whoever starts its threads first must not set everybody's number."""
+    program = """
+import torch
+torch.set_num_threads(1)
+from overtone import ops
+W = torch.randn(600, 256).requires_grad_()
+ops.decode(ops.encode_threshold(torch.randn(900, 256), W, torch.full((600,), -40.0)).codes, W).sum().backward()
+print(torch.get_num_threads())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1"

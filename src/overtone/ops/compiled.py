@@ -38,8 +38,12 @@ def _compile(parallel: bool = False) -> Callable[[Callable[..., Any]], Callable[
 
 def as_torch() -> int:
     """Let kernels use as many threads as torch does; how many that is."""
-    threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)  # pyright: ignore[reportPrivateImportUsage, reportAttributeAccessIssue]
+    wanted = torch.get_num_threads()
+    threads = min(wanted, numba.config.NUMBA_NUM_THREADS)  # pyright: ignore[reportPrivateImportUsage, reportAttributeAccessIssue]
     numba.set_num_threads(threads)
+    # The first call starts numba's threads, and tells the OpenMP that torch shares with it to use all cores.
+    if torch.get_num_threads() != wanted:
+        torch.set_num_threads(wanted)
     return threads
 
 
