@@ -1,4 +1,4 @@
-"""The named methods: functions that return a Method. One file of any length, since it is the list that `overtone methods` reads."""
+"""The named methods: functions that return a Method. One file however long, since it is the list `overtone methods` reads."""
 
 from dataclasses import replace
 from typing import Literal
