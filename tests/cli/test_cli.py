@@ -174,7 +174,7 @@ def test_recover_in_worker_processes(tmp_path: Path):
 
 def test_recover_scores_a_hierarchy(tmp_path: Path):
     words = ("recover", "hierarchy", "--methods", "gba-l0", "matching-pursuit", "--steps", "20", "--json", "r.json")
-    done = command(*words, "--cosine", "0.8", "--baselines", cwd=tmp_path, COLUMNS="120")
+    done = command(*words, "--cosine", "0.8", "--baselines", "--anchors", "3", cwd=tmp_path, COLUMNS="120")
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "r.json").read_text())
     assert (
@@ -183,8 +183,12 @@ def test_recover_scores_a_hierarchy(tmp_path: Path):
     assert all(0 <= r[error] <= 4 for r in result["results"] for error in ("flat", "hierarchical"))
     assert all(0 <= r[share] <= 1 for r in result["results"] for share in ("absorption", "hedging"))
     assert all(column in done.stdout for column in ("flat", "hier", "abs", "hedg"))
-    tried = [(r["method"], r["baseline"]) for r in result["results"]]
-    assert tried == [(m, b) for m in ("gba-l0", "matching-pursuit") for b in (None, "random", "frozen", "soft-frozen")]
+    tried = [(r["method"], r["baseline"], r["anchors"]) for r in result["results"]]
+    variants = [(None, 0), ("random", 0), ("frozen", 0), ("soft-frozen", 0), (None, 3)]
+    assert tried == [(m, *variant) for m in ("gba-l0", "matching-pursuit") for variant in variants]
+    for r in result["results"]:  # of 20 features, those of the 3 that it was told do not count
+        told = round(r["frr"]["0.8"] * 20 - r["frr_untold"]["0.8"] * (20 - r["anchors"]), 6)
+        assert 0 <= told <= r["anchors"]
     # The random dictionary and the frozen one have the same atoms, and a pursuit has nothing else: no encoder to train.
     for name in ("gba-l0", "matching-pursuit"):
         random, frozen = (r for r in result["results"] if r["method"] == name and r["baseline"] in ("random", "frozen"))

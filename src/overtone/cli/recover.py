@@ -20,6 +20,7 @@ from overtone.baselines import BASELINES
 from overtone.cli.common import console, progress_bar, spread, write_json
 from overtone.data.laws import CoefficientLaw, DirectionLaw, FrequencyLaw
 from overtone.data.synthetic import GroundTruth
+from overtone.methods import anchored
 from overtone.metrics.truth import score_against
 from overtone.recipes import SUITES, Suite
 from overtone.training import start, train
@@ -40,7 +41,7 @@ SuiteName = Literal[
 
 @dataclass(frozen=True)
 class Job:
-    """One method, or a baseline of it, on one seed's ground truth; plain values, so that it travels to a worker process."""
+    """One method, or a variant of it, on one seed's ground truth; plain values, so that it travels to a worker process."""
 
     suite: str
     method: str
@@ -50,6 +51,7 @@ class Job:
     latents: int
     steps: int
     baseline: str | None = None
+    anchors: int = 0
 
 
 def recover(
@@ -76,13 +78,14 @@ def recover(
     latents: int | None = None,
     steps: int | None = None,
     baselines: bool = False,
+    anchors: int = 0,
     jobs: int | None = None,
     json: Path | None = None,
 ) -> None:
     """Train dictionaries on synthetic data whose features are known, and count how many each method finds.
 
     Prints the feature recovery rate (FRR): the share of true features that some latent points to with cosine ≥ 0.8 or 0.9, at the
-    end of training (linear-bench: ≥ 0.8 or 0.95, either way). No method sees the truth.
+    end of training (linear-bench: ≥ 0.8 or 0.95, either way). No method sees the truth, but what --anchors tells it.
 
     Args:
         suite: imbalanced – half of the rows mix 3 features, half 20 (arXiv 2506.14002); linear-bench – features of bounded
@@ -113,6 +116,8 @@ def recover(
         steps: training steps.
         baselines: show each method beside three that learn no features: its dictionary at its random start, and trained with
             atoms frozen there or kept within a cosine of 0.8 (arXiv 2602.14111).
+        anchors: show each method also as it does when told so many of the true features, which anchor its first latents
+            (arXiv 2512.05534).
         jobs: trainings at a time (default: one per core).
         json: write the results to this file.
     """
@@ -150,13 +155,21 @@ def recover(
     length = chosen.steps if steps is None else steps
     for name in names:  # settings that a method cannot have are found now, not after the others have run
         chosen.run(chosen.contestants[name].make(), latents=width, steps=length, seed=seed)
+    most = min(width, len(truths[seed].features))
+    if not 0 <= anchors <= most:
+        raise ValueError(f"--anchors {anchors} is not in 0 … {most}, the number of features or of latents; lower it")
     sizes = (rows, width, length)
-    tried = (None, *BASELINES) if baselines else (None,)
-    work = [Job(chosen.name, n, s, truth, *sizes, b) for n in names for b in tried for s, truth in truths.items()]
+    tried = [(None, 0), *((name, 0) for name in BASELINES if baselines), *((None, n) for n in (anchors,) if n)]
+    work = [
+        Job(chosen.name, n, s, truth, *sizes, *variant)
+        for n in names
+        for variant in tried
+        for s, truth in truths.items()
+    ]
     began = time.perf_counter()
     results = sorted(
         _all(work, jobs or os.cpu_count() or 1),
-        key=lambda r: (names.index(r["method"]), tried.index(r["baseline"]), r["seed"]),
+        key=lambda r: (names.index(r["method"]), tried.index((r["baseline"], r["anchors"])), r["seed"]),
     )
     shape = dict(zip(("n_features", "d"), truths[seed].features.shape, strict=True))
     settings = {**options, **shape, "rows": rows, "latents": width, "steps": length, "batch": chosen.batch}
@@ -209,10 +222,12 @@ def _all(work: list[Job], jobs: int) -> Iterator[dict[str, Any]]:
 
 
 def work_on(job: Job) -> dict[str, Any]:
-    """Train one method, or a baseline of it, on one seed and score it at the end, on rows that it was not trained on."""
+    """Train one method, or a variant of it, on one seed and score it at the end, on rows that it was not trained on."""
     torch.set_num_threads(1)
     suite = SUITES[job.suite]
     method = suite.contestants[job.method].make()
+    if job.anchors:
+        method = anchored(method, job.truth.features[: job.anchors])
     hold = BASELINES[job.baseline] if job.baseline else None
     began = time.perf_counter()
     stream = job.truth.stream(suite.batch, rows=job.rows, seed=job.seed)
@@ -229,8 +244,10 @@ def work_on(job: Job) -> dict[str, Any]:
         thresholds=suite.thresholds,
         signed=suite.signed,
     )
-    which = {"method": job.method, "baseline": job.baseline, "seed": job.seed}
-    return {**which, **score.summary(), "seconds": seconds}
+    untold = score.recovery.max_cosine[job.anchors :]
+    which = {"method": job.method, "baseline": job.baseline, "anchors": job.anchors, "seed": job.seed}
+    rates = {f"{t:g}": float((untold >= t).double().mean()) for t in suite.thresholds} if len(untold) else None
+    return {**which, **score.summary(), "frr_untold": rates, "seconds": seconds}
 
 
 CAPTION = (
@@ -246,7 +263,7 @@ IN_HIERARCHIES = {"flat": "flat", "hier.": "hierarchical", "abs.": "absorption",
 
 
 def _table(suite: Suite, results: list[dict[str, Any]], settings: dict[str, Any]) -> Table:
-    """One line per method, its baselines under it."""
+    """One line per method, its variants under it."""
     title = (
         f"Recovery of {settings['n_features']} true features in {settings['d']} dimensions – {suite.what}\n"
         f"{settings['latents']} latents, {settings['steps']} steps of {settings['batch']} rows, at the end of training"
@@ -257,11 +274,13 @@ def _table(suite: Suite, results: list[dict[str, Any]], settings: dict[str, Any]
     rates = [f"{t:g}" for t in suite.thresholds]
     for column in (*(f"FRR {t}" for t in rates), "max cos", "MCC", "F1", *errors, "paper", "EV", "L0"):
         table.add_column(column, justify="right", overflow="fold")
-    for name, baseline in dict.fromkeys((r["method"], r["baseline"]) for r in results):
-        rows = [r for r in results if (r["method"], r["baseline"]) == (name, baseline)]
-        published = None if baseline else suite.contestants[name].published
+    for which in dict.fromkeys((r["method"], r["baseline"], r["anchors"]) for r in results):
+        rows = [r for r in results if (r["method"], r["baseline"], r["anchors"]) == which]
+        name, baseline, anchors = which
+        variant = f"– told {anchors} of them" if anchors else f"– {baseline}" if baseline else None
+        published = None if variant else suite.contestants[name].published
         table.add_row(
-            f"– {baseline}" if baseline else suite.contestants[name].what,
+            variant or suite.contestants[name].what,
             *(spread([100 * r["frr"][t] for r in rows]) for t in rates),
             *(spread([r[score] for r in rows], 3) for score in ("mean_max_cosine", "mcc", "f1", *errors.values())),
             " / ".join(f"{value:.0f}" for value in published.values()) if published else "–",
