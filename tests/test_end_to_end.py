@@ -193,7 +193,7 @@ def test_an_abandoned_run_resumes_bit_for_bit(lm: LanguageModel, plan: ot.Harves
 def test_what_cannot_be_is_refused(lm: LanguageModel, plan: ot.HarvestPlan, rows: torch.Tensor):
     with pytest.raises(ValueError, match="these rows do not know their text; train on a ContextStream"):
         ot.fit(rows, ot.end_to_end(ot.topk(3)), latents=16, steps=1)
-    with pytest.raises(ValueError, match=r"call EndToEnd\(…\)\.of\(batch\) first"):
+    with pytest.raises(ValueError, match=r"call EndToEnd\(…\)\.of_batch\(batch\) first"):
         dictionary = ot.Dictionary(12, 16)
         ot.EndToEnd()(dictionary, dictionary.encode(rows), rows)
     with pytest.raises(ValueError, match="predicts no next token; use a causal model"):
