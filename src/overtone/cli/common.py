@@ -25,7 +25,7 @@ from overtone.metrics.sites import site_norms
 from overtone.training import Record, Run
 
 # Into a file or a pipe, tables take the room they need, unless the user says how much there is.
-WIDE = 160
+WIDE = 200
 console = Console() if sys.stdout.isatty() or "COLUMNS" in os.environ else Console(width=WIDE)
 
 
