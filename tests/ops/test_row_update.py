@@ -34,6 +34,7 @@ METHODS = {
     "tied, sparse": gba(l0=6, groups=3),
     "two matrices, tangent": replace(topk(5), rules=(TangentGradient(), UnitNorm())),
     "two matrices, no sphere": replace(topk(5), rules=()),
+    "more sums than a pass takes": replace(topk(5), losses=topk(5).losses * 2),
     "a gradient beside": replace(topk(5), losses=(*topk(5).losses, Orthogonality(0.5))),
 }
 

@@ -20,10 +20,11 @@ from overtone.baselines import BASELINES
 from overtone.cli.common import console, progress_bar, spread, write_json
 from overtone.data.laws import CoefficientLaw, DirectionLaw, FrequencyLaw
 from overtone.data.synthetic import GroundTruth
+from overtone.dictionary import Dictionary
 from overtone.methods import anchored
 from overtone.metrics.truth import score_against
 from overtone.recipes import SUITES, Suite
-from overtone.training import start, train
+from overtone.training import Run, start, train
 
 SCORED_ROWS = 20_000
 SuiteName = Literal[
@@ -230,14 +231,11 @@ def work_on(job: Job) -> dict[str, Any]:
         method = anchored(method, job.truth.features[: job.anchors])
     hold = BASELINES[job.baseline] if job.baseline else None
     began = time.perf_counter()
-    stream = job.truth.stream(suite.batch, rows=job.rows, seed=job.seed)
     run = suite.run(hold(method) if hold else method, latents=job.latents, steps=job.steps, seed=job.seed)
-    state = start(run, stream)
-    if hold or not job.baseline:
-        list(train(run, stream, state))
+    dictionary = trained_on(job.truth, run, rows=job.rows, at_start=job.baseline is not None and hold is None)
     seconds = time.perf_counter() - began
     score = score_against(
-        state.dictionary,
+        dictionary,
         job.truth.features,
         job.truth.held_out(SCORED_ROWS, seed=job.seed),
         parent_of=getattr(job.truth, "parent_of", None),
@@ -248,6 +246,16 @@ def work_on(job: Job) -> dict[str, Any]:
     which = {"method": job.method, "baseline": job.baseline, "anchors": job.anchors, "seed": job.seed}
     rates = {f"{t:g}": float((untold >= t).double().mean()) for t in suite.thresholds} if len(untold) else None
     return {**which, **score.summary(), "frr_untold": rates, "seconds": seconds}
+
+
+def trained_on(truth: GroundTruth, run: Run, *, rows: int | None, at_start: bool = False) -> Dictionary:
+    """The dictionary that a run on rows of a truth ends with, or begins with; `rows` None: fresh ones for every step."""
+    stream = truth.stream(run.batch, rows=rows, seed=run.seed)
+    state = start(run, stream)
+    if not at_start:
+        for _ in train(run, stream, state):
+            pass
+    return state.dictionary
 
 
 CAPTION = (

@@ -13,7 +13,7 @@ from torch import Tensor
 from overtone import checkpoint
 from overtone.cli.common import console, write_json
 from overtone.cli.evaluate import held_out_rows
-from overtone.cli.recover import truth_settings
+from overtone.cli.recover import trained_on, truth_settings
 from overtone.cli.theory_tables import condition_table, octave_table, theorem_table
 from overtone.data.stream import Batch
 from overtone.data.synthetic import GroundTruth
@@ -28,7 +28,6 @@ from overtone.theory import dynamics as projections
 from overtone.theory.conditions import Conditions, conditions, tally
 from overtone.theory.identifiability import Ambiguity, ambiguity
 from overtone.theory.resonance import Setting, by_octave, predict
-from overtone.training import start, train
 from overtone.users_code import parts_named
 
 BLOCK = 2048  # rows at a time
@@ -112,7 +111,7 @@ def _of_suite(
     steps: int | None,
     rows: int,
     threshold: float,
-    trained: bool,
+    train: bool,
     seed: int,
     free: dict[str, float],
 ) -> dict[str, Any]:
@@ -129,8 +128,10 @@ def _of_suite(
     result["latents"] = width
     frequency = truth.occurrence().float()
     recovered = None
-    if trained:
-        atoms = _trained(suite, method, truth, width, steps or suite.steps, seed)
+    if train:
+        with console.status(f"Training {method.name} for {steps or suite.steps:,} steps"):
+            run = suite.run(method, latents=width, steps=steps or suite.steps, seed=seed)
+            atoms = trained_on(truth, run, rows=suite.rows).W_dec.detach()
         best = recovery(atoms, truth.features, (threshold,), signed=suite.signed).max_cosine
         recovered = best >= threshold
     octaves = by_octave(frequency, predict(frequency, targets, setting).recovered, recovered)
@@ -145,18 +146,6 @@ def _targets(method: Method, latents: int) -> Float[Tensor, " targets"] | None:
         return method.spectrum.frequencies(latents).float()
     fixed = [rule.frequency for rule in method.rules if isinstance(rule, FixedBias)]
     return torch.tensor(fixed) if fixed else None
-
-
-def _trained(
-    suite: Suite, method: Method, truth: GroundTruth, latents: int, steps: int, seed: int
-) -> Float[Tensor, "latents d"]:
-    stream = truth.stream(suite.batch, rows=suite.rows, seed=seed)
-    run = suite.run(method, latents=latents, steps=steps, seed=seed)
-    state = start(run, stream)
-    with console.status(f"Training {method.name} for {steps:,} steps"):
-        for _ in train(run, stream, state):
-            pass
-    return state.dictionary.W_dec.detach()
 
 
 def _followed(
