@@ -17,7 +17,10 @@ OPTIONS: dict[str, Any] = {
 
 
 def small(entry: Entry, **more: Any) -> Method:
-    options = {name: value for name, value in OPTIONS.items() if name in inspect.signature(entry.make).parameters}
+    parameters = inspect.signature(entry.make).parameters
+    options = {name: value for name, value in OPTIONS.items() if name in parameters}
+    if "share" in parameters:  # of an L0 that small dictionaries do not have by default
+        options["l0"] = 4
     return entry.make(**options | more)
 
 

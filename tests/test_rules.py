@@ -5,12 +5,15 @@ import torch
 
 from observed import seen
 from overtone import (
+    ArrayStream,
     BatchTopK,
     BiasAdaptation,
     Dictionary,
     FiringStats,
     FixedBias,
     Parametrisation,
+    Release,
+    Run,
     Spectrum,
     ThresholdEMA,
     UnitNorm,
@@ -19,12 +22,15 @@ from overtone import (
     gba,
     gba_jumprelu,
     gba_matryoshka,
+    gba_released,
     gba_untied,
     matching_pursuit,
     modified_ba,
+    start,
     with_frequency_control,
 )
 from overtone.steering import quantile_bias
+from overtone.training import step_once
 
 
 def stats(rows: int, fired: list[int], peak: list[float]) -> FiringStats:
@@ -182,6 +188,46 @@ def test_frequencies_of_other_methods_are_steered_too(name: str, rows: torch.Ten
     assert all(0.55 < float(share) < 1.45 for share in groups), groups
     assert not dictionary.b_enc.requires_grad and dictionary.b_enc.min() >= -1 and dictionary.b_enc.max() <= 0
     torch.testing.assert_close(dictionary.W_enc.detach().norm(dim=1), torch.ones(m))
+
+
+def test_released_latents_have_one_threshold_and_the_wanted_l0(rows: torch.Tensor):
+    """Steered to half of L0 at first, each latent at a threshold of its own; all at one at the end, which gives L0."""
+    method, sizes = replace(gba_released(4, groups=3), lr=1e-3), {"latents": 24, "batch": 100}
+    run = Run(method=method, steps=400, **sizes)
+    stream = ArrayStream(rows, batch=100, seed=0)
+    state = start(run, stream)
+    for _ in range(200):
+        step_once(run, state, next(stream))
+    assert float(state.dictionary.encode(rows).seen.frequency.sum()) == pytest.approx(2, rel=0.3)
+    assert state.dictionary.b_enc.unique().numel() > 12
+    for _ in range(200):
+        step_once(run, state, next(stream))
+    assert float(state.dictionary.encode(rows).seen.frequency.sum()) == pytest.approx(4, rel=0.1)
+    assert state.dictionary.b_enc.unique().numel() == 1
+
+
+def test_a_release_goes_all_the_way_in_equal_steps_of_the_logarithm():
+    """The shares of the remaining way that `at` gives add up to straight lines, whatever the interval."""
+    rule = Release(BiasAdaptation(interval=5), l0=4, first=0.2, last=0.6)
+    assert rule.at(20, 100).pull == 0
+    way, left = [], 1.0
+    for step in range(25, 101, 5):
+        left *= 1 - rule.at(step, 100).pull
+        way.append(left)
+    assert way == pytest.approx([(7 - i) / 8 for i in range(8)] + [0.0] * 8)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"l0": 0}, "l0=0 must be positive"),
+        ({"l0": 4, "first": 0.8}, r"first=0.8 and last=0.75 are shares of the run"),
+        ({"l0": 4, "gain": 1.0}, "gain=1.0 is a relative change"),
+    ],
+)
+def test_a_wrong_release_is_refused(wrong: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        Release(BiasAdaptation(), **wrong)
 
 
 def test_thresholds_are_trained_while_biases_are_steered(rows: torch.Tensor):

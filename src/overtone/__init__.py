@@ -43,6 +43,7 @@ from overtone.methods import (
     gba_jumprelu,
     gba_matryoshka,
     gba_paper,
+    gba_released,
     gba_untied,
     group_max,
     jumprelu,
@@ -95,7 +96,7 @@ from overtone.selection import (
 )
 from overtone.sites import transcoder
 from overtone.spectrum import Spectrum
-from overtone.steering import BiasAdaptation, FixedBias, adapt_bias
+from overtone.steering import BiasAdaptation, FixedBias, Release, adapt_bias
 from overtone.training import Record, Run, TrainState, start, train
 from overtone.version import __version__
 
@@ -151,6 +152,7 @@ __all__ = [
     "ReLUMap",
     "Reconstruction",
     "Record",
+    "Release",
     "Rule",
     "Run",
     "RunFolder",
@@ -197,6 +199,7 @@ __all__ = [
     "gba_jumprelu",
     "gba_matryoshka",
     "gba_paper",
+    "gba_released",
     "gba_untied",
     "group_max",
     "harvest",

@@ -35,7 +35,7 @@ from overtone.selection import (
     TopK,
 )
 from overtone.spectrum import Spectrum
-from overtone.steering import BiasAdaptation, FixedBias
+from overtone.steering import BiasAdaptation, FixedBias, Release
 
 PARTS: tuple[type, ...] = (
     *(Method, Parametrisation, Spectrum),
@@ -44,7 +44,7 @@ PARTS: tuple[type, ...] = (
     *(ThresholdJumpReLU, Gated),
     *(Reconstruction, RarestFirst, Matryoshka, SampledMatryoshka, Alignment, NormalisedMSE),
     *(L1, Lp, L0, Tanh, PreActivation, GateL1, GateReconstruction, AuxK, Orthogonality, Anchoring, EndToEnd, Ramp),
-    *(UnitNorm, BiasAdaptation, CentreAtMean, FixedBias, ThresholdEMA, WhitenedEncoder),
+    *(UnitNorm, BiasAdaptation, Release, CentreAtMean, FixedBias, ThresholdEMA, WhitenedEncoder),
     *(TangentGradient, CountIdle, DeadResampling),
     *(UnitEncoder, AtomsNearStart, Layout, Block),
 )

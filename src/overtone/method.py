@@ -9,7 +9,7 @@ from overtone.parametrisation import Parametrisation
 from overtone.rules import Rule, UnitEncoder, UnitNorm
 from overtone.selection import MatchingPursuit, Selection
 from overtone.spectrum import Spectrum
-from overtone.steering import BiasAdaptation
+from overtone.steering import BiasAdaptation, Release
 
 
 @dataclass(frozen=True)
@@ -77,4 +77,4 @@ class Method:
     @property
     def spectrum(self) -> Spectrum | None:
         """The target spectrum, where a rule steers frequencies."""
-        return next((rule.spectrum for rule in self.rules if isinstance(rule, BiasAdaptation)), None)
+        return next((rule.spectrum for rule in self.rules if isinstance(rule, (BiasAdaptation, Release))), None)

@@ -28,7 +28,7 @@ from overtone.selection import (
     TopK,
 )
 from overtone.spectrum import Spectrum
-from overtone.steering import BiasAdaptation, FixedBias
+from overtone.steering import BiasAdaptation, FixedBias, Release
 
 
 def gba(
@@ -207,6 +207,35 @@ def gba_matryoshka(
     method = gba(l0, groups=groups, htf=htf, ltf=ltf, interval=interval)
     nested = Matryoshka(tuple((group + 1) / groups for group in range(groups)))
     return replace(method, name=_at_l0("gba-matryoshka", l0), losses=(nested,))
+
+
+def gba_released(
+    l0: float = 32,
+    *,
+    share: float = 0.5,
+    groups: int = 10,
+    interval: int = 10,
+    first: float = 0.5,
+    last: float = 0.75,
+) -> Method:
+    """GBA (arXiv 2506.14002) that resonates at low frequencies and then lets go of them: `Release`.
+
+    Latents are steered to targets that add up to a share of the wanted L0, rarer than their features: there recovery is fast and
+    sure, whatever the true L0 (docs/log.md). From the middle of the run all thresholds go to one common value, which gives the
+    wanted L0 and every latent the frequency that its feature has. One loss, the reconstruction.
+
+    Args:
+        l0: wanted mean number of active latents.
+        share: Σ_m p_m of the targets, as a share of l0.
+        groups: K.
+        interval: T, steps between bias adaptations.
+        first, last: where thresholds start to go to the common one and where they arrive, as shares of the run.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share={share} is a share of l0 and must lie in (0, 1]")
+    method = gba(share * l0, groups=groups, interval=interval)
+    rules = tuple(Release(rule, l0, first, last) if isinstance(rule, BiasAdaptation) else rule for rule in method.rules)
+    return replace(method, name=_at_l0("gba-released", l0), losses=(Reconstruction(),), rules=rules)
 
 
 # What many methods of the field have in common: an encoder of its own, trained biases, no output scales; unit atoms under Adam.
@@ -434,7 +463,7 @@ def with_frequency_control(method: Method, spectrum: Spectrum, *, interval: int 
     Raises:
         ValueError: the method's biases are steered already.
     """
-    if any(isinstance(rule, BiasAdaptation | FixedBias) for rule in method.rules):
+    if any(isinstance(rule, BiasAdaptation | FixedBias | Release) for rule in method.rules):
         raise ValueError(
             f"method {method.name!r} steers its biases already; give one without BiasAdaptation or FixedBias"
         )

@@ -16,6 +16,7 @@ from overtone.methods import (
     gba_jumprelu,
     gba_matryoshka,
     gba_paper,
+    gba_released,
     gba_untied,
     group_max,
     jumprelu,
@@ -151,6 +152,7 @@ def rivals(
     made: dict[str, tuple[Callable[[], Method], str]] = {
         "gba": (gba, "GBA"),
         "gba-l0": (lambda: gba(l0=k), f"GBA, L0 = {k}"),
+        "gba-released": (lambda: gba_released(k), f"GBA, released to L0 = {k}"),
         "topk": (lambda: topk(k), f"TopK, k = {k}"),
         "batch-topk": (lambda: batch_topk(k), f"BatchTopK, k = {k}"),
         "matryoshka": (lambda: matryoshka(k), f"Matryoshka, k = {k}"),

@@ -38,6 +38,15 @@ class GradientRule(Rule, Protocol):
 
 
 @runtime_checkable
+class TimedRule(Rule, Protocol):
+    """A rule that is another one in the course of a run; its state stays of one kind."""
+
+    def at(self, step: int, steps: int) -> Rule:
+        """The rule at step 1 … steps."""
+        ...
+
+
+@runtime_checkable
 class Resampling(Rule, Protocol):
     """A rule that starts latents anew: the optimiser's memory of them is cleared."""
 

@@ -1,6 +1,7 @@
 """Bias adaptation: the rules that steer how often each latent fires, and where its bias starts."""
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -150,6 +151,72 @@ class BiasAdaptation:
             )
             stats = firing.empty(dictionary.latents, dictionary.b_enc.device)
         return {"targets": state["targets"], **stats._asdict()}
+
+
+@dataclass(frozen=True)
+class Release:
+    """Bias adaptation that lets go: latents are steered to targets of their own first, then to one threshold (maths.md eq. 10c).
+
+    A latent learns a feature best while it fires more rarely than the feature occurs; once its atom has settled, how often it
+    ought to fire is a question to the data, and no longer to a spectrum. So from `first` on, thresholds −b_m go to one value θ,
+    along straight lines in their logarithm, and are there at `last`. θ is steered from both sides until L0 is as asked.
+
+    Args:
+        adaptation: the rule until then; its `interval` is kept.
+        l0: mean number of active latents at the end.
+        first, last: where thresholds start to go and where they arrive, as shares of the run.
+        gain: largest relative change of θ per adaptation.
+        pull: share of the way to θ, in logarithms, that the next adaptation goes; `at` sets it. 0: still steered.
+    """
+
+    adaptation: BiasAdaptation
+    l0: float
+    first: float = 0.5
+    last: float = 0.75
+    gain: float = 0.1
+    pull: float = 0.0
+
+    def __post_init__(self):
+        if not 0 < self.l0 < math.inf:
+            raise ValueError(f"l0={self.l0} must be positive: it is a mean number of active latents per row")
+        if not 0 <= self.first <= self.last <= 1:
+            raise ValueError(f"first={self.first} and last={self.last} are shares of the run: 0 ≤ first ≤ last ≤ 1")
+        if not 0 < self.gain < 1:
+            raise ValueError(f"gain={self.gain} is a relative change and must lie between 0 and 1 (exclusive)")
+
+    @property
+    def spectrum(self) -> Spectrum:
+        """Of the first part of the run."""
+        return self.adaptation.spectrum
+
+    def at(self, step: int, steps: int) -> "Release":
+        """The rule at step 1 … steps."""
+        if step <= self.first * steps:
+            return self
+        interval = self.adaptation.interval
+        return replace(self, pull=interval / (interval + max(0.0, self.last * steps - step)))
+
+    def begin(self, dictionary: Dictionary, sample: Float[Tensor, "rows d"]) -> RuleState:
+        """As the adaptation, and no common threshold yet."""
+        return self.adaptation.begin(dictionary, sample) | {"threshold": dictionary.b_enc.new_zeros(())}
+
+    @torch.no_grad()
+    def after_step(self, dictionary: Dictionary, state: RuleState, codes: Codes, step: int) -> RuleState:
+        """Steer, or let go."""
+        threshold = state["threshold"]
+        steered = {name: value for name, value in state.items() if name != "threshold"}
+        if not self.pull:
+            return self.adaptation.after_step(dictionary, steered, codes, step) | {"threshold": threshold}
+        stats = firing.merge(FiringStats(state["rows"], state["fired"], state["peak"]), codes.seen)
+        if step % self.adaptation.interval == 0:
+            least = torch.finfo(dictionary.b_enc.dtype).eps
+            own = (-dictionary.b_enc).clamp(min=least)
+            threshold = torch.where(threshold > 0, threshold, own.mean())
+            excess = (stats.frequency.sum() / self.l0 - 1).clamp(-1.0, 1.0)
+            threshold = (threshold * (1 + self.gain * excess)).clamp(least, 1.0)
+            dictionary.b_enc.copy_(-own.pow(1 - self.pull) * threshold**self.pull)
+            stats = firing.empty(dictionary.latents, dictionary.b_enc.device)
+        return {"targets": state["targets"], **stats._asdict(), "threshold": threshold}
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from overtone.method import Method
 from overtone.methods import gba
 from overtone.metrics.reconstruction import accumulate
 from overtone.optimiser import acts_on_gradients, make_optimiser, plan, update_rows
-from overtone.rules import GradientRule, Resampling, RuleState
+from overtone.rules import GradientRule, Resampling, RuleState, TimedRule
 from overtone.schedules import resolved
 
 SAMPLE_ROWS = 8192
@@ -162,7 +162,8 @@ def step_once(run: Run, state: TrainState, batch: Batch) -> None:
         update_rows(one, entries, state.optimiser)
     state.optimiser.step()
     for i, rule in enumerate(run.method.rules[by_row.rules :], by_row.rules):
-        state.rules[i] = rule.after_step(dictionary, state.rules[i], codes, state.step)
+        now = rule.at(state.step, run.steps) if isinstance(rule, TimedRule) else rule
+        state.rules[i] = now.after_step(dictionary, state.rules[i], codes, state.step)
         if isinstance(rule, Resampling):
             _forget(state.optimiser, rule.forgotten(state.rules[i]))
     state.window = firing.merge(state.window, codes.seen)
