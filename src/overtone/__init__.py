@@ -7,6 +7,7 @@ from overtone.data.context_stream import ContextStream
 from overtone.data.exchange import export_rows, import_rows, merge_stores
 from overtone.data.filling import HarvestPlan, harvest_store
 from overtone.data.forest import FeatureForest, synth_sae_bench
+from overtone.data.fresh import FreshStream
 from overtone.data.harvest import harvest
 from overtone.data.live import HarvestStream
 from overtone.data.models import LanguageModel, load_model
@@ -14,7 +15,7 @@ from overtone.data.shards import StoreError
 from overtone.data.shuffle import StoreStream
 from overtone.data.store import Store
 from overtone.data.stream import ArrayStream, Batch, SharedRows, Stream
-from overtone.data.synthetic import FreshStream, SparseMixture, imbalanced
+from overtone.data.synthetic import SparseMixture, imbalanced
 from overtone.data.synthetic_sites import ReLUMap, SiteMixture, site_mixture
 from overtone.data.text import Document, iter_documents, load_documents, split_documents
 from overtone.dictionary import Codes, Dictionary
