@@ -10,7 +10,9 @@ from overtone.data.forest import FeatureForest, synth_sae_bench
 from overtone.data.fresh import FreshStream
 from overtone.data.harvest import harvest
 from overtone.data.live import HarvestStream
+from overtone.data.markov import MarkovMixture
 from overtone.data.models import LanguageModel, load_model
+from overtone.data.regression import RegressionMixture
 from overtone.data.shards import StoreError
 from overtone.data.shuffle import StoreStream
 from overtone.data.store import Store
@@ -58,12 +60,15 @@ from overtone.methods import (
     with_aux_k,
     with_frequency_control,
 )
+from overtone.metrics.known import score_known
 from overtone.metrics.latents import latent_stats
 from overtone.metrics.reconstruction import evaluate
 from overtone.metrics.recovery import recovery
 from overtone.metrics.sites import site_norms
 from overtone.metrics.truth import TruthScores, score_against
 from overtone.model_loss import EndToEnd
+from overtone.organisms.named import markov_organism, regression_organism
+from overtone.organisms.organism import Organism
 from overtone.parametrisation import Parametrisation
 from overtone.penalties import L0, L1, GateL1, GateReconstruction, Lp, PreActivation, Tanh
 from overtone.revival import CountIdle, DeadResampling
@@ -139,10 +144,12 @@ __all__ = [
     "Layout",
     "LossTerm",
     "Lp",
+    "MarkovMixture",
     "MatchingPursuit",
     "Matryoshka",
     "Method",
     "NormalisedMSE",
+    "Organism",
     "Orthogonality",
     "Parametrisation",
     "PreActivation",
@@ -152,6 +159,7 @@ __all__ = [
     "ReLUMap",
     "Reconstruction",
     "Record",
+    "RegressionMixture",
     "Rule",
     "Run",
     "RunFolder",
@@ -211,6 +219,7 @@ __all__ = [
     "load",
     "load_documents",
     "load_model",
+    "markov_organism",
     "matching_pursuit",
     "matryoshka",
     "merge_stores",
@@ -218,8 +227,10 @@ __all__ = [
     "ortsae",
     "p_anneal",
     "recovery",
+    "regression_organism",
     "save",
     "score_against",
+    "score_known",
     "site_mixture",
     "site_norms",
     "soft_frozen_decoder",
