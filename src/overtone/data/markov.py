@@ -40,7 +40,7 @@ class MarkovMixture(SequenceLaw[TokenSequences]):
     chains: int = 3
     tokens: int = 6
     order: int = 2
-    sharpness: float = 1.2
+    sharpness: float = 1.0
     length: int = 32
     seed: int = 0
 

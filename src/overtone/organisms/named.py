@@ -11,7 +11,7 @@ from overtone.organisms.organism import Organism
 from overtone.organisms.transformer import Shape
 
 MARKOV_SHAPE = Shape()
-MARKOV_LESSONS = Lessons(steps=2500, batch=32, lr=5e-3)
+MARKOV_LESSONS = Lessons(steps=1500, batch=32, lr=6e-3)
 REGRESSION_LESSONS = Lessons(steps=2500, batch=40)
 REGRESSION_SHAPE = Shape(layers=3)
 
