@@ -33,7 +33,7 @@ def same(one: torch.nn.Module, two: torch.nn.Module) -> bool:
 
 
 @pytest.mark.parametrize("law", [MARKOV, REGRESSION], ids=["markov", "regression"])
-def test_its_seed_decides_it_and_nothing_else(law, monkeypatch: pytest.MonkeyPatch):
+def test_its_seed_decides_it_and_nothing_else(law: MarkovMixture | RegressionMixture):
     before = torch.get_rng_state()
     one = taught(law, SHAPE, FEW)
     assert torch.equal(torch.get_rng_state(), before), "the global generator was used"
