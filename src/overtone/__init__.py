@@ -7,14 +7,17 @@ from overtone.data.context_stream import ContextStream
 from overtone.data.exchange import export_rows, import_rows, merge_stores
 from overtone.data.filling import HarvestPlan, harvest_store
 from overtone.data.forest import FeatureForest, synth_sae_bench
+from overtone.data.fresh import FreshStream
 from overtone.data.harvest import harvest
 from overtone.data.live import HarvestStream
+from overtone.data.markov import MarkovMixture
 from overtone.data.models import LanguageModel, load_model
+from overtone.data.regression import RegressionMixture
 from overtone.data.shards import StoreError
 from overtone.data.shuffle import StoreStream
 from overtone.data.store import Store
 from overtone.data.stream import ArrayStream, Batch, SharedRows, Stream
-from overtone.data.synthetic import FreshStream, SparseMixture, imbalanced
+from overtone.data.synthetic import SparseMixture, imbalanced
 from overtone.data.synthetic_sites import ReLUMap, SiteMixture, site_mixture
 from overtone.data.text import Document, iter_documents, load_documents, split_documents
 from overtone.dictionary import Codes, Dictionary
@@ -58,12 +61,15 @@ from overtone.methods import (
     with_aux_k,
     with_frequency_control,
 )
+from overtone.metrics.known import score_known
 from overtone.metrics.latents import latent_stats
 from overtone.metrics.reconstruction import evaluate
 from overtone.metrics.recovery import recovery
 from overtone.metrics.sites import site_norms
 from overtone.metrics.truth import TruthScores, score_against
 from overtone.model_loss import EndToEnd
+from overtone.organisms.named import markov_organism, regression_organism
+from overtone.organisms.organism import Organism
 from overtone.parametrisation import Parametrisation
 from overtone.penalties import L0, L1, GateL1, GateReconstruction, Lp, PreActivation, Tanh
 from overtone.revival import CountIdle, DeadResampling
@@ -139,10 +145,12 @@ __all__ = [
     "Layout",
     "LossTerm",
     "Lp",
+    "MarkovMixture",
     "MatchingPursuit",
     "Matryoshka",
     "Method",
     "NormalisedMSE",
+    "Organism",
     "Orthogonality",
     "Parametrisation",
     "PreActivation",
@@ -152,6 +160,7 @@ __all__ = [
     "ReLUMap",
     "Reconstruction",
     "Record",
+    "RegressionMixture",
     "Release",
     "Rule",
     "Run",
@@ -213,6 +222,7 @@ __all__ = [
     "load",
     "load_documents",
     "load_model",
+    "markov_organism",
     "matching_pursuit",
     "matryoshka",
     "merge_stores",
@@ -220,8 +230,10 @@ __all__ = [
     "ortsae",
     "p_anneal",
     "recovery",
+    "regression_organism",
     "save",
     "score_against",
+    "score_known",
     "site_mixture",
     "site_norms",
     "soft_frozen_decoder",

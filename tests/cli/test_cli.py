@@ -92,6 +92,9 @@ def test_safetensors_with_a_named_tensor(call, rows: torch.Tensor, tmp_path: Pat
         (("train", "--activations", "rows.npy", "--method", "l1(coefficient=-1e999)"), "coefficient=-inf must be finite"),
         (("recover", "imbalanced", "--rows", "0"), "rows=0 must be at least 1"),
         (("recover", "imbalanced", "--jobs", "-1"), "jobs=-1 must be at least 1"),
+        (("recover", "imbalanced", "--layer", "1"), "--layer is not an option of suite imbalanced"),
+        (("recover", "markov", "--noise", "1"), "--noise is not an option of suite markov; it has --layer, --models"),
+        (("recover", "markov", "--anchors", "3"), "suite markov has none"),
         (("recover", "imbalanced", "--n-features", "8", "--sparsities", "2"), "k=50 exceeds latents=48"),
         (("evaluate", "nowhere"), "no dictionary or run at nowhere"),
         (("recover", "imbalanced", "--methods", "gbaa"), "gbaa is unknown in suite imbalanced; known: gba,"),
@@ -194,6 +197,21 @@ def test_recover_scores_a_hierarchy(tmp_path: Path):
         random, frozen = (r for r in result["results"] if r["method"] == name and r["baseline"] in ("random", "frozen"))
         assert random["mcc"] == pytest.approx(frozen["mcc"], abs=1e-6)
         assert (random["l0"] == frozen["l0"]) == (name == "matching-pursuit")
+
+
+def test_recover_from_a_small_transformer(tmp_path: Path):
+    words = ("recover", "markov-small", "--methods", "topk", "--steps", "20", "--rows", "2000", "--jobs", "1")
+    done = command(*words, "--models", "kept", "--json", "r.json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "unigram" in done.stdout and "linear probe" in done.stdout and "chance" in done.stdout
+    result = json.loads((tmp_path / "r.json").read_text())
+    (organism,) = result["organisms"]
+    assert organism["evidence"]["the transformer"]["KL"] < organism["evidence"]["unigram"]["KL"]
+    tried = [(r["method"], r["baseline"]) for r in result["results"]]
+    assert tried == [("probe", None), ("coordinates", None), ("topk", None), ("topk", "random")]
+    probe, _, found, _ = (r["known"] for r in result["results"])
+    assert all(probe[kind]["auroc"] > found[kind]["auroc"] > 0.5 for kind in ("token", "token −1"))
+    assert result["settings"]["layer"] == 1 and len(list((tmp_path / "kept").iterdir())) == 1
 
 
 @pytest.mark.parametrize("verb", ["quickstart", "recover", "harvest", "train", "compare", "evaluate", "theory"])

@@ -2,9 +2,12 @@
 
 import json
 import math
+import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,10 +22,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from overtone.data.fresh import RowLaw
 from overtone.dictionary import Dictionary
 from overtone.files import replace_text
 from overtone.metrics.sites import site_norms
-from overtone.training import Record, Run
+from overtone.training import Record, Run, start, train
 
 # Into a file or a pipe, tables take the room they need, unless the user says how much there is.
 WIDE = 200
@@ -71,6 +75,36 @@ def follow(records: Iterable[tuple[int, Record]], runs: Sequence[tuple[str, Run]
                 f"{record.rows_per_s:,.0f} tokens/s"
             )
             progress.update(tasks[number], completed=record.step, status=status)
+
+
+def in_processes(function: Callable[[Any], Any], work: Sequence[Any], jobs: int, what: str) -> Iterator[Any]:
+    """Results as they come. Each training is too small for several threads, so processes share the cores."""
+    context = multiprocessing.get_context("spawn")
+    with progress_bar(TextColumn(f"{{task.completed:.0f}} of {{task.total:.0f}} {what}")) as progress:
+        task = progress.add_task("Training", total=len(work))
+        with ProcessPoolExecutor(min(jobs, len(work)), mp_context=context) as pool:
+            futures = [pool.submit(function, job) for job in work]
+            try:
+                for future in as_completed(futures):
+                    progress.advance(task)
+                    try:
+                        yield future.result()
+                    except BrokenProcessPool as error:
+                        raise OSError(
+                            "a training process was killed, most likely for memory; use fewer --jobs"
+                        ) from error
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+
+def trained_on(truth: RowLaw[Any], run: Run, *, rows: int | None, at_start: bool = False) -> Dictionary:
+    """The dictionary that a run on rows of a truth ends with, or begins with; `rows` None: fresh ones for every step."""
+    stream = truth.stream(run.batch, rows=rows, seed=run.seed)
+    state = start(run, stream)
+    if not at_start:
+        for _ in train(run, stream, state):
+            pass
+    return state.dictionary
 
 
 @contextmanager

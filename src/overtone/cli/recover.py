@@ -1,30 +1,25 @@
 """`overtone recover`: which method finds the true features of data with a known answer?"""
 
 import inspect
-import multiprocessing
 import os
 import time
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
 import tyro
-from rich.progress import TextColumn
 from rich.table import Table
 
 from overtone.baselines import BASELINES
-from overtone.cli.common import console, progress_bar, spread, write_json
+from overtone.cli.common import console, in_processes, spread, trained_on, write_json
+from overtone.cli.organisms import recover_organism
 from overtone.data.laws import CoefficientLaw, DirectionLaw, FrequencyLaw
 from overtone.data.synthetic import GroundTruth
-from overtone.dictionary import Dictionary
 from overtone.methods import anchored
 from overtone.metrics.truth import score_against
+from overtone.organism_suites import ORGANISMS, OrganismSuite
 from overtone.recipes import SUITES, Suite
-from overtone.training import Run, start, train
 
 SCORED_ROWS = 20_000
 SuiteName = Literal[
@@ -37,6 +32,10 @@ SuiteName = Literal[
     "synth",
     "synth-4k",
     "synth-16k",
+    "markov",
+    "markov-small",
+    "regression",
+    "regression-small",
 ]
 
 
@@ -76,6 +75,8 @@ def recover(
     coherence: float | None = None,
     l0: float | None = None,
     cosine: float | None = None,
+    layer: int | None = None,
+    models: Path | None = None,
     latents: int | None = None,
     steps: int | None = None,
     baselines: bool = False,
@@ -93,7 +94,9 @@ def recover(
             coherence, each in 1 % of the rows (arXiv 2512.05534); sanity-check – 32 features per dimension (arXiv 2602.14111),
             equally frequent or, sanity-check-skewed, of log-uniform frequencies, and sanity-check-small, 800 in 50 dimensions;
             hierarchy – children that occur with their parents only (arXiv 2506.03093); synth – SynthSAEBench (arXiv 2602.14687)
-            with 1024 features instead of 16384 and, synth-4k and synth-16k, with 4096 and all of them.
+            with 1024 features instead of 16384 and, synth-4k and synth-16k, with 4096 and all of them; markov, regression – a
+            small transformer trained on Markov chains or on regression in context, of whose rows much is known but no
+            directions (docs/organisms.md), and -small, smaller still.
         methods: which to train; a wrong name lists those of the suite.
         seeds: how many seeds; each has its own features, rows and initial weights.
         seed: the first seed.
@@ -109,10 +112,12 @@ def recover(
         co_occurrence: (imbalanced) share of a feature's rows in which its companion occurs, too; every feature has one.
         directions: (imbalanced) law of the features' directions.
         least: (imbalanced, linear-bench) smallest coefficient.
-        noise: (imbalanced) standard deviation of Gaussian noise added to every coordinate.
+        noise: (imbalanced) standard deviation of Gaussian noise added to every coordinate; (regression) of y.
         coherence: (linear-bench) largest inner product of two features.
         l0: (sanity-check) mean number of features of a row.
         cosine: (hierarchy) cosine of siblings; (imbalanced) of neighbours, where directions are correlated.
+        layer: (markov, regression) block of the transformer, counted from 0, whose output the rows are.
+        models: (markov, regression) folder of trained transformers (default: overtone/organisms in $XDG_CACHE_HOME or ~/.cache).
         latents: dictionary width (default: the suite's).
         steps: training steps.
         baselines: show each method beside three that learn no features: its dictionary at its random start, and trained with
@@ -122,7 +127,7 @@ def recover(
         jobs: trainings at a time (default: one per core).
         json: write the results to this file.
     """
-    chosen = SUITES[suite]
+    chosen: Suite | OrganismSuite = {**SUITES, **ORGANISMS}[suite]
     names = _checked(chosen, methods)
     if seeds < 1:
         raise ValueError(f"seeds={seeds} must be at least 1")
@@ -149,8 +154,16 @@ def recover(
             "coherence": coherence,
             "l0": l0,
             "cosine": cosine,
+            "layer": layer,
+            "models": models,
         },
     )
+    if isinstance(chosen, OrganismSuite):
+        if anchors:
+            raise ValueError(f"--anchors {anchors} needs directions that are known; suite {suite} has none")
+        first_seeds = range(seed, seed + seeds)
+        recover_organism(chosen, names, options, first_seeds, rows, latents, steps, baselines, jobs, json)
+        return
     truths = {s: chosen.truth(seed=s, **options) for s in range(seed, seed + seeds)}
     width = chosen.latents(truths[seed]) if latents is None else latents
     length = chosen.steps if steps is None else steps
@@ -169,7 +182,7 @@ def recover(
     ]
     began = time.perf_counter()
     results = sorted(
-        _all(work, jobs or os.cpu_count() or 1),
+        in_processes(work_on, work, jobs or os.cpu_count() or 1, "trainings"),
         key=lambda r: (names.index(r["method"]), tried.index((r["baseline"], r["anchors"])), r["seed"]),
     )
     shape = dict(zip(("n_features", "d"), truths[seed].features.shape, strict=True))
@@ -179,7 +192,7 @@ def recover(
     write_json(json, {"suite": chosen.name, "settings": settings, "results": results})
 
 
-def truth_settings(suite: Suite, given: dict[str, Any]) -> dict[str, Any]:
+def truth_settings(suite: Suite | OrganismSuite, given: dict[str, Any]) -> dict[str, Any]:
     """The truth's settings, its defaults where none was given (None); one that it does not have is an error."""
     own = {name: p.default for name, p in inspect.signature(suite.truth).parameters.items() if name in given}
     given = {name: value for name, value in given.items() if value is not None}
@@ -192,7 +205,7 @@ def truth_settings(suite: Suite, given: dict[str, Any]) -> dict[str, Any]:
     return own | given
 
 
-def _checked(suite: Suite, methods: tuple[str, ...]) -> list[str]:
+def _checked(suite: Suite | OrganismSuite, methods: tuple[str, ...]) -> list[str]:
     names = list(dict.fromkeys(methods or suite.default_methods))
     unknown = [name for name in names if name not in suite.contestants]
     if unknown:
@@ -200,26 +213,6 @@ def _checked(suite: Suite, methods: tuple[str, ...]) -> list[str]:
             f"--methods {unknown[0]} is unknown in suite {suite.name}; known: {', '.join(suite.contestants)}"
         )
     return names
-
-
-def _all(work: list[Job], jobs: int) -> Iterator[dict[str, Any]]:
-    """Results as they come. Each training is too small for several threads, so processes share the cores."""
-    context = multiprocessing.get_context("spawn")
-    with progress_bar(TextColumn("{task.completed:.0f} of {task.total:.0f} trainings")) as progress:
-        task = progress.add_task("Training", total=len(work))
-        with ProcessPoolExecutor(min(jobs, len(work)), mp_context=context) as pool:
-            futures = [pool.submit(work_on, job) for job in work]
-            try:
-                for future in as_completed(futures):
-                    progress.advance(task)
-                    try:
-                        yield future.result()
-                    except BrokenProcessPool as error:
-                        raise OSError(
-                            "a training process was killed, most likely for memory; use fewer --jobs"
-                        ) from error
-            finally:
-                pool.shutdown(cancel_futures=True)
 
 
 def work_on(job: Job) -> dict[str, Any]:
@@ -246,16 +239,6 @@ def work_on(job: Job) -> dict[str, Any]:
     which = {"method": job.method, "baseline": job.baseline, "anchors": job.anchors, "seed": job.seed}
     rates = {f"{t:g}": float((untold >= t).double().mean()) for t in suite.thresholds} if len(untold) else None
     return {**which, **score.summary(), "frr_untold": rates, "seconds": seconds}
-
-
-def trained_on(truth: GroundTruth, run: Run, *, rows: int | None, at_start: bool = False) -> Dictionary:
-    """The dictionary that a run on rows of a truth ends with, or begins with; `rows` None: fresh ones for every step."""
-    stream = truth.stream(run.batch, rows=rows, seed=run.seed)
-    state = start(run, stream)
-    if not at_start:
-        for _ in train(run, stream, state):
-            pass
-    return state.dictionary
 
 
 CAPTION = (

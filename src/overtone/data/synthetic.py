@@ -1,7 +1,6 @@
 """Ground truths: rows X = H V whose features V are known (arXiv 2506.14002, section 2; maths.md eq. 18)."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -9,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from overtone.data.fresh import RowLaw
 from overtone.data.laws import (
     CoefficientLaw,
     DirectionLaw,
@@ -18,10 +18,7 @@ from overtone.data.laws import (
     directions,
     relative_frequencies,
 )
-from overtone.data.stream import ArrayStream, Batch
-from overtone.layout import Layout
 from overtone.ops.codes import SparseCodes, concatenate
-from overtone.seeds import generator
 
 
 class Samples(NamedTuple):
@@ -43,7 +40,7 @@ class CodedRows(NamedTuple):
         return cls(h @ features, SparseCodes.from_dense(h))
 
 
-class GroundTruth(ABC):
+class GroundTruth(RowLaw[CodedRows]):
     """Rows that are sums of known features, and streams over them.
 
     Attributes:
@@ -51,6 +48,11 @@ class GroundTruth(ABC):
     """
 
     features: Float[Tensor, "features d"]
+
+    @property
+    def width(self) -> int:
+        """d."""
+        return self.features.shape[1]
 
     @abstractmethod
     def occurrence(self) -> Float[Tensor, " features"]:
@@ -77,24 +79,12 @@ class GroundTruth(ABC):
 
     def coded_rows(self, rows: int, *, seed: int = 0) -> CodedRows:
         """A fixed data set, its coefficients as entries."""
-        draws = generator(seed, "fixed rows")
-        return _joined([self.drawn(min(8192, rows - i), draws) for i in range(0, rows, 8192)])
+        return _joined(list(self.parts(rows, seed=seed)))
 
     def rows(self, rows: int, *, seed: int = 0) -> Samples:
         """A fixed data set; of thousands of features, take `coded_rows`."""
         x, codes = self.coded_rows(rows, seed=seed)
         return Samples(x, codes.dense())
-
-    def held_out(self, rows: int, *, seed: int = 0, batch: int = 2048) -> Iterator[CodedRows]:
-        """Rows that no stream gives, a batch at a time: to score on."""
-        draws = generator(seed, "held-out rows")
-        return (self.drawn(min(batch, rows - i), draws) for i in range(0, rows, batch))
-
-    def stream(self, batch: int, *, rows: int | None = None, seed: int = 0) -> "ArrayStream | FreshStream":
-        """A stream over `rows` fixed rows, or over fresh ones without end."""
-        if rows is None:
-            return FreshStream(self, batch, seed=seed)
-        return ArrayStream(self.coded_rows(rows, seed=seed).x, batch, seed=seed, source="synthetic rows")
 
 
 def _joined(parts: list[CodedRows]) -> CodedRows:
@@ -226,38 +216,6 @@ class SparseMixture(GroundTruth):
 def imbalanced(**changes: Any) -> SparseMixture:
     """The paper's imbalanced set (arXiv 2506.14002; n = 128, d = 42, half of the rows s = 3, half s = 20)."""
     return SparseMixture(**changes)
-
-
-class FreshStream:
-    """Rows never seen before. Batch i depends on (seed, i) alone: the position is one integer."""
-
-    def __init__(self, truth: GroundTruth, batch: int, *, seed: int = 0):
-        if batch < 1:
-            raise ValueError(f"batch={batch} must be at least 1")
-        self.truth, self.batch, self.seed, self.position = truth, batch, seed, 0
-        self.layout = Layout.of(truth.features.shape[1])
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self
-
-    def __next__(self) -> Batch:
-        x = self.truth.drawn(self.batch, generator(self.seed, "fresh rows", self.position)).x
-        self.position += 1
-        return Batch(x, x)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Number of batches given."""
-        return {"position": self.position, "batch": self.batch, "seed": self.seed}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a saved position."""
-        for name in ("batch", "seed"):
-            if state[name] != getattr(self, name):
-                raise ValueError(
-                    f"the stream has {name}={getattr(self, name)}, the saved position was of {name}={state[name]}; "
-                    "resume with the same settings"
-                )
-        self.position = state["position"]
 
 
 def _systematic_support(
