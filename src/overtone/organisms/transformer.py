@@ -6,7 +6,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import gelu
-from torch.nn.utils import skip_init
 
 from overtone.data.sequences import at_least
 from overtone.seeds import generator
@@ -112,7 +111,7 @@ class Decoder(nn.Module):
 
 def _linear(d_in: int, d_out: int, draws: torch.Generator, scale: float = 1.0) -> nn.Linear:
     """A linear map that keeps norms up to `scale`, drawn without the global generator."""
-    made = skip_init(nn.Linear, d_in, d_out)
+    made = nn.Linear(d_in, d_out, device="meta").to_empty(device="cpu")
     with torch.no_grad():
         made.weight.copy_(scale * d_in**-0.5 * torch.randn(d_out, d_in, generator=draws))
         made.bias.zero_()
