@@ -1,5 +1,6 @@
 """The named methods: functions that return a Method. One file however long, since it is the list `overtone methods` reads."""
 
+import math
 from dataclasses import replace
 from typing import Literal
 
@@ -117,11 +118,11 @@ def modified_ba(frequency: float = 0.005, *, step: float = 10.0, beta: float = 5
     Args:
         frequency: p, which fixes the bias of all latents at initialisation.
         step: η of w ← normalise(w + η g) with g the mean gradient of the alignment φ(y) wᵀx.
-        beta: sharpness of the smooth ReLU: below its bias a latent still feels e^βy of the pull.
+        beta: sharpness of the smooth ReLU; infinite: the ReLU, of which inactive rows cost nothing.
     """
     return Method(
         name="modified-ba",
-        select=SmoothReLU(beta),
+        select=ReLU() if beta == math.inf else SmoothReLU(beta),
         losses=(Alignment(),),
         rules=(UnitNorm(), CentreAtMean(), FixedBias(frequency)),
         parametrisation=Parametrisation(scale=False, centre="fixed"),

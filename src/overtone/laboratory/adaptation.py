@@ -13,9 +13,10 @@ from overtone.data.laws import CoefficientLaw
 from overtone.data.synthetic import SparseMixture, imbalanced
 from overtone.dictionary import Codes, Dictionary
 from overtone.laboratory.experiment import Experiment, grid
+from overtone.laboratory.theorem import resonating
 from overtone.losses import Reconstruction
 from overtone.method import Method
-from overtone.methods import ba, gba, modified_ba
+from overtone.methods import ba, gba
 from overtone.metrics.recovery import recovery
 from overtone.report import experiments as pictures
 from overtone.rules import UnitNorm
@@ -45,7 +46,7 @@ def _named(method: str, frequency: float) -> tuple[Method, float]:
     made: dict[str, Callable[[], Method]] = {
         "gba": gba,
         "ba": lambda: ba(frequency),
-        "modified-ba": lambda: modified_ba(0.3 * frequency, step=1 / (0.3 * frequency), beta=500.0),
+        "modified-ba": lambda: resonating(0.3 * frequency),
     }
     return made[method](), 0.1 if method == "modified-ba" else 1.0
 
@@ -54,7 +55,7 @@ def recovery_of_companions(
     *,
     seed: int,
     method: str,
-    co_occurrence: float | None,
+    co_occurrence: float,
     n_features: int,
     d: int,
     sparsity: int,
@@ -62,7 +63,7 @@ def recovery_of_companions(
     steps: int,
     rows: int,
 ) -> dict[str, float]:
-    """FRR where every feature has a companion that occurs in a share ρ₂ of its rows (maths.md eq. G4); None: in as many as by chance."""
+    """FRR where every feature has a companion that occurs in a share ρ₂ of its rows (maths.md eq. G4)."""
     truth = SparseMixture(n_features=n_features, d=d, sparsities=(sparsity,), co_occurrence=co_occurrence, seed=seed)
     made, share = _named(method, sparsity / n_features)
     scores, _ = _recovers(truth, _run(made, latents, round(share * steps), seed), rows)
@@ -74,14 +75,26 @@ CO_OCCURRENCE = Experiment(
     what="Does recovery break down where co-occurrence ρ₂ exceeds 1/√n?",
     points={
         "small": grid(
-            n_features=256, d=64, sparsity=4, latents=512, steps=1000, rows=30_000, method=("gba", "modified-ba"),
+            n_features=256,
+            d=64,
+            sparsity=4,
+            latents=512,
+            steps=1000,
+            rows=30_000,
+            method=("gba", "modified-ba"),
             co_occurrence=(0.0125, 0.0625, 0.15, 0.3, 0.5, 0.7, 0.85, 1.0),
         ),
         "paper": grid(
-            n_features=256, d=64, sparsity=4, latents=1536, steps=3000, rows=50_000, method=("gba", "ba", "modified-ba"),
+            n_features=256,
+            d=64,
+            sparsity=4,
+            latents=1536,
+            steps=3000,
+            rows=50_000,
+            method=("gba", "ba", "modified-ba"),
             co_occurrence=(0.0125, 0.03, 0.0625, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
         ),
-    },  # fmt: skip
+    },
     measure=recovery_of_companions,
     told=TOLD,
     draw=pictures.co_occurrence,
@@ -100,7 +113,7 @@ def recovery_of_unequal(
     steps: int,
     rows: int,
 ) -> dict[str, float]:
-    """FRR where frequencies fall geometrically, the most frequent feature `ratio` times as frequent as the rarest; of quarters, too."""
+    """FRR, of quarters too, where frequencies fall geometrically; `ratio`: of the most frequent feature to the rarest."""
     truth = SparseMixture(
         n_features=n_features, d=d, sparsities=(sparsity,), frequencies="geometric", frequency_ratio=ratio, seed=seed
     )
@@ -115,16 +128,27 @@ BALANCE = Experiment(
     what="How unequal may features' frequencies be?",
     points={
         scale: grid(
-            n_features=128, d=42, sparsity=4, latents=latents, steps=steps, rows=30_000,
-            method=("gba", "ba", "modified-ba"), ratio=ratios,
+            n_features=128,
+            d=42,
+            sparsity=4,
+            latents=latents,
+            steps=steps,
+            rows=30_000,
+            method=("gba", "ba", "modified-ba"),
+            ratio=ratios,
         )
         for scale, latents, steps, ratios in (
             ("small", 512, 1000, (1.0, 10.0, 100.0, 1000.0)),
             ("paper", 768, 3000, (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)),
         )
-    },  # fmt: skip
+    },
     measure=recovery_of_unequal,
-    told={"frr_0.8": "FRR 0.8", "frr_0.9": "FRR 0.9", "frequent_0.9": "of the most frequent quarter", "rare_0.9": "of the rarest"},
+    told={
+        "frr_0.8": "FRR 0.8",
+        "frr_0.9": "FRR 0.9",
+        "frequent_0.9": "of the most frequent quarter",
+        "rare_0.9": "of the rarest",
+    },
     draw=pictures.balance,
 )
 

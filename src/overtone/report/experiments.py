@@ -53,7 +53,9 @@ def line(axes: Any, results: Sequence[Measured], setting: str, number: str, look
     x, found = over_seeds(results, setting, number)
     middle = found.mean(1)
     reach = np.abs([middle - found.min(1), found.max(1) - middle])
-    colour, marker = (COLOURS[look % len(COLOURS)], MARKERS[look % len(MARKERS)]) if isinstance(look, int) else (look, "o")
+    colour, marker = (
+        (COLOURS[look % len(COLOURS)], MARKERS[look % len(MARKERS)]) if isinstance(look, int) else (look, "o")
+    )
     axes.errorbar(
         x, middle, reach, color=colour, marker=marker, markersize=4.5, markeredgecolor="white", markeredgewidth=0.5,
         linewidth=1.5, elinewidth=1, capsize=2, label=label,
@@ -129,9 +131,7 @@ def _theorem(axes: Any, results: Sequence[Measured], unit: float) -> None:
     for edge in ([b.low / unit for b in bands], [b.high / unit for b in bands]):
         axes.plot(d, edge, color=VERMILION, linewidth=1.8)
     axes.axvline(n**0.5, color="white", linewidth=1.2, linestyle=":")
-    axes.annotate(
-        "d = √n", (n**0.5, 0), (3, 4), ("data", "axes fraction"), "offset points", color="white", fontsize=8
-    )
+    axes.annotate("d = √n", (n**0.5, 0), (3, 4), ("data", "axes fraction"), "offset points", color="white", fontsize=8)
     axes.set_xlim(low, high)
 
 
