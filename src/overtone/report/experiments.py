@@ -63,12 +63,9 @@ def line(axes: Any, results: Sequence[Measured], setting: str, number: str, look
 
 
 def mark(axes: Any, x: float, label: str) -> None:
-    """A dotted line at a value of the theory's, with its name at the top."""
+    """A dotted line at a value of the theory's, with its name at the bottom."""
     axes.axvline(x, color=GREY, linewidth=1.1, linestyle=":", zorder=0)
-    axes.annotate(
-        label, (x, 1.0), (3, -2), "data", "offset points", color=GREY, fontsize=8, va="top",
-        annotation_clip=False,
-    ).xycoords = ("data", "axes fraction")  # fmt: skip
+    axes.annotate(label, (x, 0), (3, 4), ("data", "axes fraction"), "offset points", color=GREY, fontsize=8)
 
 
 def resonance(results: Sequence[Measured]) -> Figure:
@@ -94,7 +91,7 @@ def resonance(results: Sequence[Measured]) -> Figure:
 
 
 def gain(found: Mapping[str, float], threshold: str) -> float:
-    """Share of the features that random atoms had not found and training did; below 0 where it lost some."""
+    """What training adds to the share that random atoms found (maths.md eq. T17); below 0 where it lost some."""
     return (found[f"frr_{threshold}"] - found[f"start_{threshold}"]) / max(1 - found[f"start_{threshold}"], 1e-9)
 
 
@@ -138,12 +135,12 @@ def _theorem(axes: Any, results: Sequence[Measured], unit: float) -> None:
 def _courses(axes: Any, results: Sequence[Measured]) -> None:
     n, s = results[0].point["n_features"], results[0].point["sparsity"]
     d = sorted(levels(results, "d"))
-    for look, width in enumerate(d):
+    for look, dimension in enumerate(d):
         own = [
             r._replace(point={**r.point, "ratio": r.point["frequency"] * n / s}, found={"gain": gain(r.found, "0.9")})
-            for r in where(results, d=width)
+            for r in where(results, d=dimension)
         ]
-        line(axes, own, "ratio", "gain", look, f"d = {width}{' (heavy)' if width < n**0.5 else ''}")
+        line(axes, own, "ratio", "gain", look, f"d = {dimension}{' (heavy)' if dimension < n**0.5 else ''}")
     mark(axes, 1 / s, "1/n")
     mark(axes, 1.0, "f")
     axes.set(xscale="log", xlabel="p / f", ylabel="recovered above the start's share", ylim=(-0.1, 1.02))
@@ -182,7 +179,7 @@ def recursion(results: Sequence[Measured]) -> Figure:
 
 
 def width(results: Sequence[Measured]) -> Figure:
-    """FRR against M, one line per s, and against 1/h² = s, one line per M."""
+    """FRR against M, one line per s, with what a lottery would give (maths.md eq. T18), and against 1/h² = s (eq. T16)."""
     plt = pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
     n = results[0].point["n_features"]
@@ -190,9 +187,9 @@ def width(results: Sequence[Measured]) -> Figure:
         line(left, where(results, sparsity=s), "latents", "frr_0.9", look, f"1/h² = s = {s}")
     m = np.geomspace(*(f(levels(results, "latents")) for f in (min, max)), 200)
     left.plot(m, 1 - (1 - 1 / n) ** m, color=GREY, linewidth=1.2, linestyle="--", label="every latent, by lot")
-    left.set(xscale="log", xlabel="latents M", ylabel=f"{RATE}, cosine ≥ 0.9", ylim=(-0.03, 1.03))
-    mark(left, n, "M = n")
-    left.legend(frameon=False, fontsize=8)
+    left.set(xscale="log", xlabel="latents M (dotted: M = n)", ylabel=f"{RATE}, cosine ≥ 0.9", ylim=(-0.03, 1.03))
+    left.axvline(n, color=GREY, linewidth=1.1, linestyle=":", zorder=0)
+    left.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0, 0.98))
     for look, latents in enumerate(levels(results, "latents")):
         line(right, where(results, latents=latents), "sparsity", "frr_0.9", look, f"M = {latents}")
     right.set(xlabel="1/h² = s")
