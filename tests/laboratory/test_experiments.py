@@ -1,12 +1,14 @@
 """The paper's experiments: every one can be measured, drawn from its JSON alone, and shows what it is about."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import pytest
+import torch
 
 from overtone.cli.experiment import Job, Name, work_on
 from overtone.laboratory import EXPERIMENTS, Experiment, grid
@@ -15,6 +17,14 @@ from overtone.report.experiments import Measured, gain, over_seeds, save, where
 
 # Sizes at which a measurement takes a fraction of a second; which methods, frequencies and variants there are stays as it is.
 TINY = {"latents": 40, "steps": 12, "rows": 600, "batch": 256}
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    """Measurements take one thread for their whole process, which here goes on with other tests."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 def tiny(one: Experiment) -> list[dict[str, Any]]:
