@@ -144,7 +144,7 @@ def _courses(axes: Any, results: Sequence[Measured]) -> None:
     mark(axes, 1 / s, "1/n")
     mark(axes, 1.0, "f")
     axes.set(xscale="log", xlabel="p / f", ylabel="recovered above the start's share", ylim=(-0.1, 1.02))
-    axes.legend(frameon=False, fontsize=7.5)
+    axes.legend(frameon=False, fontsize=7.5, loc="upper right")
 
 
 def recursion(results: Sequence[Measured]) -> Figure:
@@ -160,7 +160,7 @@ def recursion(results: Sequence[Measured]) -> Figure:
         panels[0].plot(np.mean([r.found["run"] for r in own], 0), "o", color=colour, markersize=2.5)
     panels[0].set(xlabel="step", ylabel=f"{RATE}, cosine ≥ {threshold:g}", ylim=(-0.03, 1.03))
     panels[0].set_title(f"d = {widths[-1]}: line predicted, points run")
-    panels[0].legend(frameon=False)
+    panels[0].legend(frameon=False, loc="upper left")
     for axes, d in zip(panels[1:], widths, strict=True):
         own = where(results, d=d)
         n, s = own[0].point["n_features"], own[0].point["sparsity"]
@@ -174,7 +174,7 @@ def recursion(results: Sequence[Measured]) -> Figure:
         axes.axhline(began, color="black", linewidth=0.8, linestyle="--", label="at the start")
         axes.set(xscale="log", xlabel="target frequency p")
         axes.set_title(f"d = {d} ({'heavy' if d < n**0.5 else 'light'}), after {steps} steps")
-    panels[1].legend(frameon=False, fontsize=7.5)
+    panels[1].legend(frameon=False, fontsize=7.5, loc="upper right")
     return figure
 
 
@@ -193,7 +193,7 @@ def width(results: Sequence[Measured]) -> Figure:
     for look, latents in enumerate(levels(results, "latents")):
         line(right, where(results, latents=latents), "sparsity", "frr_0.9", look, f"M = {latents}")
     right.set(xlabel="1/h² = s")
-    right.legend(frameon=False, fontsize=8)
+    right.legend(frameon=False, fontsize=8, loc="upper right")
     return figure
 
 
@@ -244,14 +244,15 @@ def projections(results: Sequence[Measured]) -> Figure:
         own = where(results, ratio=ratio)
         cosines = np.array(own[0].found["cosines"])[:, 0]  # (steps, features) of the first latent
         winner = cosines[-1].argmax()
-        axes.plot(np.delete(cosines, winner, 1), color=GREY, linewidth=0.6, alpha=0.45)
+        # As an image: a hundred lines per panel would be most of the file.
+        axes.plot(np.delete(cosines, winner, 1), color=GREY, linewidth=0.6, alpha=0.45, rasterized=True)
         axes.plot(cosines[:, winner], color=VERMILION, linewidth=2.2, label="largest at the end")
         axes.axhline(0.9, color="black", linewidth=0.8, linestyle="--")
         won = np.mean([r.found["winners"] for r in own])
-        axes.set_title(f"p = {ratio:g} f: {100 * won:.0f} % of latents won")
+        axes.set_title(f"p = {'' if ratio == 1 else f'{ratio:g} '}f: {100 * won:.0f} % of latents won")
         axes.set(xlabel="step", ylim=(-0.6, 1.03))
     panels[0, 0].set_ylabel("cosine of one latent with every feature")
-    panels[0, 0].legend(frameon=False, loc="center right", fontsize=8)
+    panels[0, 0].legend(frameon=False, loc="lower right", fontsize=8)
     return figure
 
 
