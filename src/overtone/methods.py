@@ -1,5 +1,6 @@
 """The named methods: functions that return a Method. One file however long, since it is the list `overtone methods` reads."""
 
+import math
 from dataclasses import replace
 from typing import Literal
 
@@ -109,7 +110,7 @@ def ba(frequency: float = 0.05, *, interval: int = 10) -> Method:
     )
 
 
-def modified_ba(frequency: float = 0.005, *, step: float = 10.0) -> Method:
+def modified_ba(frequency: float = 0.005, *, step: float = 10.0, beta: float = 50.0) -> Method:
     """Modified BA, the theory's algorithm: one fixed bias, smooth ReLU, latents decoupled (a → 0), spherical steps.
 
     What arXiv 2506.14002 proves its recovery theorem for.
@@ -117,10 +118,11 @@ def modified_ba(frequency: float = 0.005, *, step: float = 10.0) -> Method:
     Args:
         frequency: p, which fixes the bias of all latents at initialisation.
         step: η of w ← normalise(w + η g) with g the mean gradient of the alignment φ(y) wᵀx.
+        beta: sharpness of the smooth ReLU; infinite: the ReLU, of which inactive rows cost nothing.
     """
     return Method(
         name="modified-ba",
-        select=SmoothReLU(),
+        select=ReLU() if beta == math.inf else SmoothReLU(beta),
         losses=(Alignment(),),
         rules=(UnitNorm(), CentreAtMean(), FixedBias(frequency)),
         parametrisation=Parametrisation(scale=False, centre="fixed"),

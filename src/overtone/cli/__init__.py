@@ -14,6 +14,7 @@ def main() -> None:
     from overtone import __version__
     from overtone.cli.compare import compare
     from overtone.cli.evaluate import evaluate
+    from overtone.cli.experiment import experiment
     from overtone.cli.harvest import harvest
     from overtone.cli.methods import methods
     from overtone.cli.quickstart import quickstart
@@ -36,6 +37,7 @@ def main() -> None:
         "compare": compare,
         "evaluate": evaluate,
         "theory": theory,
+        "experiment": experiment,
     }
     name, words, about = "overtone", sys.argv[1:], __import__("overtone").__doc__
     if words[:1] == ["store"]:

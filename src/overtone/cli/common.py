@@ -78,10 +78,19 @@ def follow(records: Iterable[tuple[int, Record]], runs: Sequence[tuple[str, Run]
 
 
 def in_processes(function: Callable[[Any], Any], work: Sequence[Any], jobs: int, what: str) -> Iterator[Any]:
-    """Results as they come. Each training is too small for several threads, so processes share the cores."""
+    """Results as they come. Each training is too small for several threads, so processes share the cores.
+
+    With one job at a time, the work is done in this process.
+    """
     context = multiprocessing.get_context("spawn")
     with progress_bar(TextColumn(f"{{task.completed:.0f}} of {{task.total:.0f}} {what}")) as progress:
         task = progress.add_task("Training", total=len(work))
+        if jobs == 1:
+            for job in work:
+                result = function(job)
+                progress.advance(task)
+                yield result
+            return
         with ProcessPoolExecutor(min(jobs, len(work)), mp_context=context) as pool:
             futures = [pool.submit(function, job) for job in work]
             try:
