@@ -18,14 +18,14 @@ class Moments(NamedTuple):
 
     Attributes:
         bins: number of each bin, ascending.
-        count: its rows.
+        counts: rows of each.
         mean: their mean.
         square: Σ (x − mean)² of every dimension.
         error: Σ (x − x̂)² of every dimension.
     """
 
     bins: Int[Tensor, " bins"]
-    count: Int[Tensor, " bins"]
+    counts: Int[Tensor, " bins"]
     mean: Float[Tensor, "bins d"]
     square: Float[Tensor, "bins d"]
     error: Float[Tensor, "bins d"]
@@ -33,7 +33,7 @@ class Moments(NamedTuple):
     @property
     def rows(self) -> int:
         """Number of rows."""
-        return int(self.count.sum())
+        return int(self.counts.sum())
 
     def pooled(self) -> "Moments":
         """All rows as one bin."""
@@ -44,13 +44,13 @@ class Moments(NamedTuple):
 
         Exact where no bin reaches over a border; there, its rows count for both parts in proportion.
         """
-        ends = self.count.cumsum(0).double()
-        borders = torch.linspace(0, self.rows, number + 1, dtype=torch.float64, device=self.count.device)
-        starts = ends - self.count
+        ends = self.counts.cumsum(0).double()
+        borders = torch.linspace(0, self.rows, number + 1, dtype=torch.float64, device=self.counts.device)
+        starts = ends - self.counts
         overlap = torch.minimum(ends, borders[1:, None]) - torch.maximum(starts, borders[:-1, None])
-        share = overlap.clamp(min=0) / self.count
+        share = overlap.clamp(min=0) / self.counts
         everything = self.pooled()
-        variance = (self.square + self.count[:, None] * (self.mean - everything.mean).square()).sum(1)
+        variance = (self.square + self.counts[:, None] * (self.mean - everything.mean).square()).sum(1)
         last = torch.searchsorted(ends, borders[1:]).clamp(max=len(ends) - 1)
         return Parts(share @ self.error.sum(1), share @ variance, _upper_edge(self.bins[last]))
 
@@ -87,7 +87,7 @@ def merge(a: Moments, b: Moments) -> Moments:
 
 def _combine(
     bins: Int[Tensor, " parts"],
-    count: Int[Tensor, " parts"],
+    counts: Int[Tensor, " parts"],
     mean: Float[Tensor, "parts d"],
     square: Float[Tensor, "parts d"],
     error: Float[Tensor, "parts d"],
@@ -98,7 +98,7 @@ def _combine(
     def summed(parts: Tensor) -> Tensor:
         return parts.new_zeros(len(found), *parts.shape[1:]).index_add_(0, at, parts)
 
-    rows, weight = summed(count), count.double()[:, None]
+    rows, weight = summed(counts), counts.double()[:, None]
     middle = summed(weight * mean) / rows[:, None]
     spread = square + weight * (mean - middle[at]).square()
     return Moments(found, rows, middle, summed(spread), summed(error))

@@ -207,7 +207,7 @@ def merge(a: ReconstructionStats, b: ReconstructionStats) -> ReconstructionStats
     )
 
 
-AnyRows = Float[Tensor, "rows d"] | Iterable[Float[Tensor, "batch d"] | Batch]
+AnyRows = Float[Tensor, "rows d"] | Iterable[Float[Tensor, "_ d"] | Batch]
 
 
 def in_batches(rows: AnyRows, batch: int) -> Iterator[Batch]:
