@@ -89,7 +89,7 @@ def table(found: Sequence[Seeds]) -> Table:
         title=f"Consistency over {len(found[0].scores)} seeds; ± half the range over pairs", title_justify="left"
     )
     for label in header:
-        shown.add_column(label, justify="right" if label else "left", overflow="fold")
+        shown.add_column(label, justify="right" if label else "left", overflow="fold", no_wrap=not label)
     for row in rows:
         shown.add_row(*row)
     return shown
