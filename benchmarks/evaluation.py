@@ -6,11 +6,12 @@ these widths and the bounds that stand in for it above. Encoding alone and the w
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from common import Spread, in_new_process, random_chunks, show
 from process import peak_mib, restart_peak
+from torch import Tensor
 
 import overtone as ot
 from overtone.metrics.matching import bounded_correlation
@@ -32,15 +33,18 @@ def dictionary_of(select: str, d: int, latents: int, l0: int) -> ot.Dictionary:
 
 
 @torch.no_grad()
-def encode(dictionary: ot.Dictionary, rows: int) -> None:
-    for chunk in random_chunks(rows, dictionary.d):
-        for x in chunk.split(BATCH):
-            dictionary.encode(x)
+def encode(dictionary: ot.Dictionary, rows: Tensor) -> None:
+    for x in rows.split(BATCH):
+        dictionary.encode(x)
 
 
-def evaluate(dictionary: ot.Dictionary, rows: int) -> None:
-    batches = (x for chunk in random_chunks(rows, dictionary.d) for x in chunk.split(BATCH))
+def evaluate(dictionary: ot.Dictionary, batches: Iterable[Tensor]) -> None:
     ot.evaluate(dictionary, batches).distributions()
+
+
+def in_batches(rows: int, d: int) -> Iterator[Tensor]:
+    """Never more than one chunk of the rows in memory."""
+    return (x for chunk in random_chunks(rows, d) for x in chunk.split(BATCH))
 
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -56,11 +60,12 @@ def cost(select: str, arguments: argparse.Namespace) -> list[str]:
     dictionary = dictionary_of(select, arguments.d, arguments.latents, arguments.l0)
     clock = CLOCKS[arguments.clock]
     ratios, speeds = [], []
-    encode(dictionary, BATCH)
-    evaluate(dictionary, BATCH)
+    rows = torch.cat([*random_chunks(arguments.rows, arguments.d)])
+    encode(dictionary, rows[:BATCH])
+    evaluate(dictionary, rows[:BATCH].split(BATCH))
     for _ in range(arguments.windows):
-        bare = seconds(lambda: encode(dictionary, arguments.rows), clock)
-        whole = seconds(lambda: evaluate(dictionary, arguments.rows), clock)
+        bare = seconds(lambda: encode(dictionary, rows), clock)
+        whole = seconds(lambda: evaluate(dictionary, rows.split(BATCH)), clock)
         ratios.append(whole / bare)
         speeds.append(arguments.rows / whole)
     return [select, Spread.of(ratios).shown(), Spread.of(speeds).shown(",.0f")]
@@ -69,9 +74,9 @@ def cost(select: str, arguments: argparse.Namespace) -> list[str]:
 def growth(select: str, rows: int, d: int, latents: int, l0: int) -> float:
     """Peak memory of an evaluation above what the process held before, in MiB."""
     dictionary = dictionary_of(select, d, latents, l0)
-    evaluate(dictionary, BATCH)
+    evaluate(dictionary, in_batches(BATCH, d))
     before = restart_peak()
-    evaluate(dictionary, rows)
+    evaluate(dictionary, in_batches(rows, d))
     return peak_mib() - before
 
 
