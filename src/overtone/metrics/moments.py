@@ -70,14 +70,17 @@ class Parts(NamedTuple):
 
 
 def moments(x: Float[Tensor, "rows d"], error: Float[Tensor, "rows d"]) -> Moments:
-    """Of rows (float64) and their errors x̂ − x."""
+    """Of rows (float64) and their squared errors (x − x̂)²."""
     norm = torch.linalg.vector_norm(x, dim=1)
     # Not the logarithm: doubling a row has to move it by whole bins, to the bit.
     mantissa, exponent = torch.frexp(norm)
     # To the nearest mark and not down to it: rows of norm 1, to the last bit or two, belong together.
     bins = exponent.long() * PER_OCTAVE + ((2 * mantissa - 1) * PER_OCTAVE + 0.5).long()
     bins = torch.where(norm > 0, bins, ZERO)
-    return _combine(bins, torch.ones_like(bins), x, torch.zeros_like(x), error.square())
+    found, at, counts = bins.unique(return_inverse=True, return_counts=True)
+    mean = _summed(x, at, len(found)) / counts[:, None]
+    spread = mean.index_select(0, at).sub_(x).square_()  # in place: a pass over new memory costs several over old
+    return Moments(found, counts, mean, _summed(spread, at, len(found)), _summed(error, at, len(found)))
 
 
 def merge(a: Moments, b: Moments) -> Moments:
@@ -94,14 +97,15 @@ def _combine(
 ) -> Moments:
     """Parts of the same bin become one (Chan et al. 1983): no difference of large numbers is ever taken."""
     found, at = bins.unique(return_inverse=True)
-
-    def summed(parts: Tensor) -> Tensor:
-        return parts.new_zeros(len(found), *parts.shape[1:]).index_add_(0, at, parts)
-
-    rows, weight = summed(counts), counts.double()[:, None]
-    middle = summed(weight * mean) / rows[:, None]
+    rows, weight = _summed(counts, at, len(found)), counts.double()[:, None]
+    middle = _summed(weight * mean, at, len(found)) / rows[:, None]
     spread = square + weight * (mean - middle[at]).square()
-    return Moments(found, rows, middle, summed(spread), summed(error))
+    return Moments(found, rows, middle, _summed(spread, at, len(found)), _summed(error, at, len(found)))
+
+
+def _summed(parts: Tensor, at: Int[Tensor, " parts"], bins: int) -> Tensor:
+    """Parts added up by their bin."""
+    return parts.new_zeros(bins, *parts.shape[1:]).index_add_(0, at, parts)
 
 
 def _upper_edge(bins: Int[Tensor, " bins"]) -> Float[Tensor, " bins"]:

@@ -178,10 +178,11 @@ def observe(dictionary: Dictionary, codes: Codes, target: Float[Tensor, "rows d_
         wanted, x_hat = wanted / scale, x_hat / scale
     norms, lengths = wanted.norm(dim=1), x_hat.norm(dim=1)
     directed = norms > 0
-    inner = (x_hat * wanted).sum(1)
+    error = x_hat.sub_(wanted).square_()
+    inner = (norms.square() + lengths.square() - error.sum(1)) / 2
     cosines = inner / (norms * lengths)
     return ReconstructionStats(
-        moments.moments(wanted, x_hat - wanted),
+        moments.moments(wanted, error),
         torch.bincount(codes.entries.nonzero().l0()),
         codes.seen,
         layout.reconstructs,
