@@ -124,6 +124,7 @@ if __name__ == "__main__":
             ("selection", "times as long", "rows/s, evaluated"),
             [cost(select, arguments) for select in arguments.select],
         )
+    if arguments.select and arguments.memory_rows:
         show(
             f"Peak memory of a pass, above what was there before, MiB, {shape}",
             ("selection", *(f"{rows:,} rows" for rows in arguments.memory_rows)),
