@@ -61,8 +61,12 @@ from overtone.methods import (
     with_aux_k,
     with_frequency_control,
 )
+from overtone.metrics.ablation import LatentEffects, latent_effects
+from overtone.metrics.consistency import Consistency, consistency
+from overtone.metrics.downstream import TokenLosses, token_losses
 from overtone.metrics.known import score_known
 from overtone.metrics.latents import latent_stats
+from overtone.metrics.lens import LogitLens, logit_lens
 from overtone.metrics.reconstruction import evaluate
 from overtone.metrics.recovery import recovery
 from overtone.metrics.sites import site_norms
@@ -124,6 +128,7 @@ __all__ = [
     "CentreAtMean",
     "CheckpointError",
     "Codes",
+    "Consistency",
     "ContextStream",
     "CountIdle",
     "DeadResampling",
@@ -142,7 +147,9 @@ __all__ = [
     "HarvestStream",
     "JumpReLU",
     "LanguageModel",
+    "LatentEffects",
     "Layout",
+    "LogitLens",
     "LossTerm",
     "Lp",
     "MarkovMixture",
@@ -181,6 +188,7 @@ __all__ = [
     "Threshold",
     "ThresholdEMA",
     "ThresholdJumpReLU",
+    "TokenLosses",
     "TopK",
     "TrainState",
     "TruthScores",
@@ -195,6 +203,7 @@ __all__ = [
     "anchored",
     "ba",
     "batch_topk",
+    "consistency",
     "decayed",
     "end_to_end",
     "evaluate",
@@ -218,10 +227,12 @@ __all__ = [
     "iter_documents",
     "jumprelu",
     "l1",
+    "latent_effects",
     "latent_stats",
     "load",
     "load_documents",
     "load_model",
+    "logit_lens",
     "markov_organism",
     "matching_pursuit",
     "matryoshka",
@@ -241,6 +252,7 @@ __all__ = [
     "start",
     "synth_sae_bench",
     "tanh_jumprelu",
+    "token_losses",
     "topk",
     "train",
     "transcoder",

@@ -32,7 +32,7 @@ def test_train_evaluate_and_load(call, activations: Path, rows: torch.Tensor, tm
     (trained,) = json.loads((tmp_path / "t.json").read_text())["runs"]
     status, _, _ = call("evaluate", "run", "--json", "e.json")
     assert status == 0
-    evaluated = json.loads((tmp_path / "e.json").read_text())
+    (evaluated,) = json.loads((tmp_path / "e.json").read_text())["runs"]
     assert evaluated["metrics"] == trained["metrics"], "both measure the same held-out rows"
     held_out = rows[-60:]
     mine = overtone.evaluate(overtone.load(tmp_path / "run"), held_out)
@@ -145,7 +145,7 @@ def test_evaluate_other_rows(call, activations: Path, rows: torch.Tensor, tmp_pa
     )
     np.save(tmp_path / "other.npy", rows[:100].numpy())
     assert call("evaluate", "run/dictionary", "--activations", "other.npy", "--json", "o.json")[0] == 0
-    assert json.loads((tmp_path / "o.json").read_text())["metrics"]["rows"] == 100
+    assert json.loads((tmp_path / "o.json").read_text())["runs"][0]["metrics"]["rows"] == 100
     assert "needs the model" in call("evaluate", "run", "--downstream")[2]
 
 

@@ -68,6 +68,15 @@ def test_methods_l0_and_seeds_in_one_table(call, activations: Path, rows: torch.
     assert "| `topk(k=5)` | 24 |" in page and "frontier.svg" in page
     assert (tmp_path / "c" / "frontier.svg").read_text().lstrip().startswith("<?xml")
     assert (tmp_path / "c" / "frontier.png").read_bytes().startswith(b"\x89PNG")
+    assert [(c["label"], c["latents"]) for c in found["consistency"]] == [(p["label"], 24) for p in found["points"]]
+    pair = [overtone.load(tmp_path / "c" / f"topk-k=5-24-seed-{seed}") for seed in (0, 1)]
+    alike = overtone.consistency([dictionary.W_dec.detach() for dictionary in pair])
+    shown = found["consistency"][3]
+    assert shown["groups"]["all"] == alike.groups["all"]._asdict() and shown["random"] == alike.random._asdict()
+    assert shown["matched"][0]["low"] == alike.matched[0].low
+    assert {"peak 1%", "frequency 10%", "z_score 10%"} < shown["groups"].keys()
+    assert "## Consistency" in page and "| random atoms × 24 |" in page and "random atoms × 24" in " ".join(out.split())
+    assert (tmp_path / "c" / "consistency.svg").exists() and (tmp_path / "c" / "consistency.png").exists()
 
 
 def test_groups_see_the_rows_of_one_pass(call, activations: Path, tmp_path: Path):
@@ -234,7 +243,7 @@ def test_what_the_model_loses(call, tmp_path: Path):
     assert status == 0, err
     points = json.loads((tmp_path / "c.json").read_text())["points"]
     assert call("evaluate", "c/topk-k=4-24-seed-0", "--downstream", "--contexts", 8, "--json", "e.json")[0] == 0
-    alone = json.loads((tmp_path / "e.json").read_text())["metrics"]
+    alone = json.loads((tmp_path / "e.json").read_text())["runs"][0]["metrics"]
     assert {k: v[0] for k, v in points[0]["metrics"].items() if k in alone} == alone
     assert "ce_recovered_mean" in alone
 

@@ -43,7 +43,7 @@ def test_from_text_to_downstream(kind: str, score: str, call, folder: Path):
     assert kept.d == D and kept.source["site"] == "resid.1"
     status, _, err = call("evaluate", "run", "--downstream", "--contexts", 8, "--json", "e.json")
     assert status == 0, err
-    metrics = json.loads((folder / "e.json").read_text())["metrics"]
+    metrics = json.loads((folder / "e.json").read_text())["runs"][0]["metrics"]
     assert math.isfinite(metrics[score]), "of a random model, so the value itself says nothing"
     trained = json.loads((folder / "t.json").read_text())["runs"][0]["metrics"]
     assert trained == {k: metrics[k] for k in trained}
@@ -99,7 +99,7 @@ def test_quickstart(call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert namespace["x_hat"].shape == held_out.x.shape
     status, _, err = call("evaluate", "qs/topk-seed-0", "--json", "e.json")
     assert status == 0, err
-    evaluated = json.loads((tmp_path / "e.json").read_text())["metrics"]
+    evaluated = json.loads((tmp_path / "e.json").read_text())["runs"][0]["metrics"]
     assert evaluated["explained_variance"] == pytest.approx(
         result["results"]["TopK"]["explained_variance"][0], rel=1e-9
     )

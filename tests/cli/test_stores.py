@@ -55,7 +55,7 @@ def test_harvest_look_check_train_and_evaluate(call, folder: Path):
     (trained,) = json.loads((folder / "t.json").read_text())["runs"]
     assert call("evaluate", "run", "--json", "a.json")[0] == 0
     assert call("evaluate", "run/dictionary", "--store", "store", "--site", "resid.1", "--json", "b.json")[0] == 0
-    own, other = (json.loads((folder / n).read_text())["metrics"] for n in ("a.json", "b.json"))
+    own, other = (json.loads((folder / n).read_text())["runs"][0]["metrics"] for n in ("a.json", "b.json"))
     assert own == other == trained["metrics"]
     held_out = overtone.Store(folder / "store").activations("resid.1", "held_out").x
     mine = overtone.evaluate(overtone.load(folder / "run"), held_out)
@@ -72,7 +72,9 @@ def test_a_transcoder_is_measured_on_its_target(call, folder: Path):
     error = (dictionary.reconstruct(read) - target).square().sum() / target.square().sum()
     assert trained["metrics"]["normalised_mse"] == pytest.approx(float(error), rel=1e-4)
     assert call("evaluate", "run", "--store", "store", "--json", "e.json")[0] == 0
-    assert json.loads((folder / "e.json").read_text())["metrics"] == trained["metrics"], "its own site and target"
+    assert json.loads((folder / "e.json").read_text())["runs"][0]["metrics"] == trained["metrics"], (
+        "its own site and target"
+    )
     assert "mlp_in.1 (d = 16) → mlp_out.1 (d = 16); drop --downstream" in call("evaluate", "run", "--downstream")[2]
 
 
@@ -89,7 +91,7 @@ def test_a_skip_transcoder_to_a_site_of_another_width(call, folder: Path):
     assert str(dictionary.layout) == f"mlp_in.1 (d = 16) → {hidden} (d = {widths[hidden]})" and dictionary.W_skip.any()
     (trained,) = json.loads((folder / "t.json").read_text())["runs"]
     assert call("evaluate", "run", "--json", "e.json")[0] == 0
-    assert json.loads((folder / "e.json").read_text())["metrics"] == trained["metrics"]
+    assert json.loads((folder / "e.json").read_text())["runs"][0]["metrics"] == trained["metrics"]
     np.save(folder / "rows.npy", np.ones((40, 16), np.float32))
     _, _, err = call("evaluate", "run", "--activations", "rows.npy")
     assert "give the rows that it reconstructs: --store with --site and --target" in err
@@ -106,7 +108,7 @@ def test_a_crosscoder_stopped_goes_on_and_is_measured_site_by_site(call, folder:
     assert set(trained["metrics"]["site_explained_variance"]) == {"resid.1", "mlp_out.1"}
     status, out, _ = call("evaluate", "run/resid.1+mlp_out.1-topk-k=4-32", "--json", "e.json")
     assert status == 0 and "of 32 latents shared by all" in " ".join(out.split())
-    assert json.loads((folder / "e.json").read_text())["metrics"] == trained["metrics"]
+    assert json.loads((folder / "e.json").read_text())["runs"][0]["metrics"] == trained["metrics"]
     assert "--downstream puts the reconstruction of one" in call("evaluate", trained["run"], "--downstream")[2]
     for name in before:  # as a kill after the second checkpoint leaves it
         shutil.rmtree(folder / "run" / name / "dictionary")

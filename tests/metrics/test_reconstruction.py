@@ -3,8 +3,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overtone import Dictionary, Parametrisation, ReLU, evaluate, recovery
-from overtone.metrics.latents import latent_stats
+from overtone import ArrayStream, Dictionary, Parametrisation, ReLU, Run, evaluate, recovery, start
+from overtone.metrics.latents import latent_stats, z_scores
+from small_methods import SMALL
 
 
 def identity(d: int) -> Dictionary:
@@ -92,3 +93,84 @@ def test_latent_stats_find_the_top_rows(rows: torch.Tensor):
     torch.testing.assert_close(stats.peak, pre.amax(0))
     expected = (pre.amax(0) - pre.mean(0)) / pre.std(0, correction=0)
     torch.testing.assert_close(stats.z_score, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_perfect_and_a_mean_predictor_in_every_dimension_and_decile(rows: torch.Tensor):
+    rows = rows + 3.0
+    for dictionary, value in ((identity(12), 1.0), (constant(12, rows.mean(0)), 0.0)):
+        found = evaluate(dictionary, rows, batch=128)
+        assert found.dimension_explained_variance.tolist() == pytest.approx([value] * 12, abs=1e-6)
+        assert found.decile_explained_variance.tolist() == pytest.approx([value] * 10, abs=1e-6)
+    assert evaluate(identity(12), rows).cosine == pytest.approx(1.0)
+    still = rows.clone()
+    still[:, 3] = 7.0
+    assert evaluate(identity(12), still).dimension_explained_variance.isnan().nonzero().tolist() == [[3]]
+
+
+def test_distributions_by_hand(rows: torch.Tensor):
+    rows = rows[rows.norm(dim=1) > 0]
+    dictionary = Dictionary(12, 30)
+    found, x_hat = evaluate(dictionary, rows, batch=97), dictionary(rows).detach()
+    error, centred = (rows - x_hat).square(), (rows - rows.mean(0)).square()
+    torch.testing.assert_close(
+        found.dimension_explained_variance.float(), 1 - error.sum(0) / centred.sum(0), rtol=1e-4, atol=1e-4
+    )
+    assert found.cosine == pytest.approx(float(torch.cosine_similarity(rows, x_hat, dim=1).mean()), rel=1e-5)
+    l0 = (dictionary.encode(rows).z != 0).sum(1)
+    assert found.active.tolist() == torch.bincount(l0).tolist()
+    for share in (0.01, 0.5, 0.95, 1.0):
+        expected = int(l0.sort().values[max(0, -(-int(share * 1e6) * len(l0) // 1_000_000) - 1)])
+        assert found.l0_quantile(share) == expected
+    histogram = found.frequency_histogram
+    assert sum(histogram.values()) == 30 and histogram["never"] == int((found.firing.fired == 0).sum())
+
+
+def test_deciles_are_those_of_the_sorted_rows(generator: torch.Generator):
+    """Ten norms, each in a bin of its own and of a tenth of the rows: deciles without approximation; shared out otherwise."""
+    direction = torch.nn.functional.normalize(torch.randn(500, 12, generator=generator), dim=1)
+    norms = (1.3 ** torch.arange(10)).repeat_interleave(50)
+    rows = direction * norms[:, None]
+    dictionary = Dictionary(12, 30)
+    error = (rows - dictionary(rows).detach()).square().sum(1).double()
+    variance = (rows - rows.mean(0)).square().sum(1).double()
+    order = torch.randperm(500, generator=generator)
+    found = evaluate(dictionary, rows[order], batch=83)
+    expected = 1 - error.view(10, 50).sum(1) / variance.view(10, 50).sum(1)
+    torch.testing.assert_close(found.decile_explained_variance, expected, rtol=1e-5, atol=1e-5)
+    upper = found.moments.parts(10).up_to
+    assert (upper >= norms[::50].double() * (1 - 1e-6)).all() and (upper <= norms[::50].double() * 1.07).all()
+    parts = evaluate(dictionary, rows).moments.parts(7)
+    assert float(parts.error.sum()) == pytest.approx(float(error.sum()), rel=1e-5)
+    assert float(parts.variance.sum()) == pytest.approx(float(variance.sum()), rel=1e-5)
+    level = evaluate(dictionary, direction)
+    assert level.decile_explained_variance.tolist() == pytest.approx([level.explained_variance] * 10, rel=1e-6)
+
+
+@given(batch=st.integers(1, 300), copies=st.integers(1, 3), octaves=st.sampled_from([-20, 0, 9]))
+def test_distributions_do_not_see_batches_copies_or_scale(batch: int, copies: int, octaves: int):
+    x = torch.randn(250, 12, generator=torch.Generator().manual_seed(5)) * 2 + 50
+    dictionary = Dictionary(12, 30)
+    once = evaluate(dictionary, x).distributions()
+    other = evaluate(dictionary, x.repeat(copies, 1) * 2.0**octaves, batch=batch).distributions()
+    for name in ("dimension_explained_variance", "decile_explained_variance"):
+        assert other[name] == pytest.approx(once[name], rel=1e-5, abs=1e-5), name
+    assert [copies * rows for rows in once["l0_histogram"]] == other["l0_histogram"]
+    assert once["l0_quantiles"] == other["l0_quantiles"] and once["frequency_histogram"] == other["frequency_histogram"]
+    assert other["decile_norm_up_to"] == pytest.approx([up * 2.0**octaves for up in once["decile_norm_up_to"]])
+
+
+# Of the smooth ReLU no code is 0, and a latent is active where its pre-activation is above 0.
+@pytest.mark.parametrize("name", sorted(SMALL.keys() - {"modified-ba"}))
+def test_the_mean_of_the_l0s_is_the_l0(name: str, rows: torch.Tensor):
+    dictionary = start(Run(SMALL[name], latents=24, steps=1, batch=200), ArrayStream(rows, 200)).dictionary
+    stats = evaluate(dictionary, rows, batch=200)
+    counts = torch.arange(len(stats.active), dtype=torch.float64)
+    assert float((counts * stats.active).sum() / stats.rows) == pytest.approx(stats.l0)
+    assert int(stats.active.sum()) == stats.rows == len(rows)
+
+
+def test_z_scores_need_no_codes_and_no_single_batch(rows: torch.Tensor):
+    dictionary = Dictionary(12, 30)
+    expected = latent_stats(dictionary, rows, batch=64)
+    found = z_scores(dictionary, [rows[:17], rows[17:400], rows[400:]], expected.peak)
+    torch.testing.assert_close(found, expected.z_score, rtol=1e-5, atol=1e-5)

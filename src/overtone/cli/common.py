@@ -5,7 +5,7 @@ import math
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -124,13 +124,14 @@ def token_progress(label: str) -> Iterator[Callable[[int, int | None], None]]:
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
-def write_json(path: Path | None, result: dict[str, Any]) -> None:
+def write_json(path: Path | None, result: dict[str, Any], *, quiet: bool = False) -> None:
     """The machine-readable result, where it was asked for."""
     if path is not None:
         result = finite(result)
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_text(path, json.dumps(result, indent=2, allow_nan=False) + "\n")
-        console.print(f"Results as JSON: {path}")
+        if not quiet:
+            console.print(f"Results as JSON: {path}")
 
 
 def finite(value: Any) -> Any:
@@ -140,6 +141,14 @@ def finite(value: Any) -> Any:
     if isinstance(value, list):
         return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def finite_again(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Metrics as `finite` wrote them, with null as NaN again."""
+    return {
+        key: math.nan if value is None else finite_again(value) if isinstance(value, dict) else value
+        for key, value in metrics.items()
+    }
 
 
 def tell_sites(label: str, dictionary: Dictionary, result: dict[str, Any]) -> None:

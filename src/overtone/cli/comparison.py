@@ -1,7 +1,6 @@
 """A comparison on disk: a folder with a run folder for each dictionary, what they came to, the table and the picture."""
 
 import json
-import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -9,15 +8,17 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from overtone import checkpoint
-from overtone.cli.common import console, finite, follow
+from overtone.cli import consistency
+from overtone.cli.common import console, finite, finite_again, follow
 from overtone.cli.evaluate import downstream_scores
 from overtone.cli.rows import Member, Wanted, new_folders, rows_of
 from overtone.data.models import LanguageModel
 from overtone.files import replace_text
 from overtone.metrics.reconstruction import evaluate
 from overtone.report import comparison
+from overtone.report.consistency import lines
 from overtone.report.frontier import frontier
-from overtone.report.tables import metrics_table
+from overtone.report.tables import markdown_table, metrics_table
 from overtone.runs import RunFolder, execute_together
 from overtone.training import Run
 from overtone.version import __version__
@@ -134,12 +135,24 @@ class Comparison:
         numbers = range(len(self.folders))
         groups = [numbers[i : i + self.at_once] for i in numbers[:: self.at_once]]
         for number, group in enumerate(groups, 1):
-            left = [i for i in group if not (self.folders[i].path / METRICS).exists()]
+            left = [i for i in group if not self._is_measured(i)]
             if left:
                 size = state_bytes([self.folders[i].run for i in left], self.d) / 2**20
                 of = f"Group {number} of {len(groups)}: " if len(groups) > 1 else ""
                 console.print(f"{of}{len(left)} dictionaries side by side, {size:,.0f} MiB of training state")
                 self._train(left, lm)
+
+    @property
+    def _seeds(self) -> dict[str, list[int]]:
+        """Name → the runs that differ in their seed alone, where there are several."""
+        groups: dict[str, list[int]] = {}
+        for i, contestant in enumerate(self.contestants):
+            groups.setdefault(contestant.folder.removesuffix(f"-seed-{contestant.seed}"), []).append(i)
+        return {name: same for name, same in groups.items() if len(same) > 1}
+
+    def _is_measured(self, number: int) -> bool:
+        wanted = (METRICS, consistency.SCORES) if self._seeds else (METRICS,)
+        return all((self.folders[number].path / name).exists() for name in wanted)
 
     def _train(self, group: Sequence[int], lm: LanguageModel | None) -> None:
         folders, named = [self.folders[i] for i in group], [self.contestants[i] for i in group]
@@ -148,9 +161,13 @@ class Comparison:
         follow(records, [(c.folder, folder.run) for c, folder in zip(named, folders, strict=True)])
         dictionaries = {c.folder: folder.dictionary() for c, folder in zip(named, folders, strict=True)}
         further = downstream_scores(folders[0], dictionaries, self.contexts) if self.contexts else {}
+        several = bool(self._seeds)
         for contestant, folder, part in zip(named, folders, rows, strict=True):
-            found: dict[str, Any] = evaluate(dictionaries[contestant.folder], part.held_out()).summary()
+            stats = evaluate(dictionaries[contestant.folder], part.held_out())
+            found: dict[str, Any] = stats.summary()
             found |= {"rows_per_s": _speed(folder), **further.get(contestant.folder, {})}
+            if several:
+                consistency.write_scores(folder, dictionaries[contestant.folder], stats.firing, part.held_out)
             replace_text(folder.path / METRICS, json.dumps(finite(found), indent=2, allow_nan=False) + "\n")
 
     def report(self, command: str) -> dict[str, Any]:
@@ -172,8 +189,24 @@ class Comparison:
         measured = f"{found[0].metrics['rows'][0]:,} held-out rows"
         console.print(metrics_table(comparison.shown(found), f"{title}\n{measured}; ± half the range over seeds"))
         result = {**self._description(), "title": title, "points": comparison.to_json(found)}
-        replace_text(self.path / RESULTS, json.dumps(finite(result), indent=2, allow_nan=False) + "\n")
         page = PAGE.format(title=title, measured=measured, table=comparison.markdown(found), command=command)
+        if self._seeds:
+            alike = consistency.measured(
+                self.path,
+                [
+                    (
+                        name,
+                        self.contestants[same[0]].label,
+                        self.contestants[same[0]].latents,
+                        [self.folders[i] for i in same],
+                    )
+                    for name, same in self._seeds.items()
+                ],
+            )
+            consistency.show(self.path, alike, title)
+            result |= {"consistency": [one.to_json() for one in alike]}
+            page += CONSISTENCY.format(table=markdown_table(lines(alike)))
+        replace_text(self.path / RESULTS, json.dumps(finite(result), indent=2, allow_nan=False) + "\n")
         replace_text(self.path / TABLE, page)
         console.print(f"Table: {self.path / TABLE}   Values: {self.path / RESULTS}")
         pictures = [self.path / f"{PICTURE}.{kind}" for kind in ("svg", "png")]
@@ -216,7 +249,7 @@ def _speed(folder: RunFolder) -> float:
 
 def _read(path: Path) -> dict[str, float]:
     """Metrics as written; null is nan again."""
-    return {key: math.nan if value is None else value for key, value in json.loads(path.read_text()).items()}
+    return finite_again(json.loads(path.read_text()))
 
 
 PAGE = """# {title}
@@ -228,4 +261,15 @@ order. Speeds are of a dictionary's own steps while others are trained beside it
 
 {table}
 Every folder here is a run: `overtone evaluate FOLDER`, `overtone.load("FOLDER")`. Again: `{command}`
+"""
+CONSISTENCY = """
+## Consistency
+
+![Z-score, peak and consistency of every latent](consistency.svg)
+
+MCS: mean, over the latents of one run, of the largest cosine with the atoms of another; > 0.9: share of latents where it is
+above, of all and of the top ones; PW-MCC: mean |cos|, matched one to one. Over all pairs of seeds; ± is half the range. Random
+atoms are uniform directions: what chance has.
+
+{table}
 """

@@ -1,15 +1,18 @@
 """`overtone evaluate`: the metrics of a trained dictionary on rows it has not seen."""
 
-from collections.abc import Iterable, Mapping
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import tyro
+from rich.progress import TextColumn
 from torch import Tensor
 
 from overtone import checkpoint
-from overtone.cli.common import console, tell_sites, write_json
+from overtone.cli.common import console, finite_again, progress_bar, resumable, tell_sites, write_json
 from overtone.cli.rows import EVALUATED, held_out_documents, model_of, open_store, source_of
 from overtone.data.source import FileSource, read_matrix
 from overtone.data.store import HELD_OUT, TRAIN, Store
@@ -22,10 +25,13 @@ from overtone.report.tables import metrics_table
 from overtone.runs import CONFIG, RunFolder
 from overtone.seeds import generator
 from overtone.users_code import parts_named
+from overtone.version import __version__
+
+KIND = "overtone-evaluation"
 
 
 def evaluate(
-    run: Annotated[Path, tyro.conf.Positional],
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional],
     activations: Path | None = None,
     tensor: str | None = None,
     store: Path | None = None,
@@ -37,12 +43,16 @@ def evaluate(
     seed: int = 0,
     parts: tuple[str, ...] = (),
     json: Path | None = None,
+    resume: bool = False,
 ) -> None:
-    """Measure a trained dictionary on held-out data: explained variance, L0, alive share, and what the model loses.
+    """Measure trained dictionaries on held-out data: explained variance, L0, alive share, and what the model loses.
+
+    Several are shown side by side. With --json, each is written as soon as it has been measured, with its distributions:
+    explained variance by dimension and by decile of the norm, L0, frequencies. Stopped, the same command with --resume goes on.
 
     Args:
-        run: a run folder, or a folder with a dictionary (then give --activations or --store).
-        activations: rows to measure on instead of the run's own held-out ones: .npy, .safetensors or .parquet.
+        runs: run folders, or folders with a dictionary (then give --activations or --store).
+        activations: rows to measure on instead of a run's own held-out ones: .npy, .safetensors or .parquet.
         tensor: which tensor of the safetensors file, or column of the Parquet file.
         store: a store whose held-out rows to measure on instead.
         site: which site of that store, or which several of a crosscoder (default: the run's own).
@@ -51,23 +61,109 @@ def evaluate(
         contexts: how many pieces of held-out text for that.
         rows: how many rows to measure on, at most.
         seed: of the sample of rows, where there are more.
-        parts: your own Python files or modules that the method's parts are defined in.
+        parts: your own Python files or modules that the methods' parts are defined in.
         json: write the results to this file.
+        resume: take from --json what was measured with the same settings before.
     """
+    _check_options(runs, rows, json, resume)
+    given = {"activations": activations, "store": store}
+    settings: dict[str, Any] = {name: None if path is None else str(path.resolve()) for name, path in given.items()}
+    settings |= {"tensor": tensor, "site": list(site), "target": target, "rows": rows, "seed": seed}
+    settings |= {"contexts": contexts if downstream else None}
+    own = parts_named(parts)
+    done = _done(json, settings) if resume and json is not None else {}
+    results: list[dict[str, Any]] = []
+    with resumable(f"overtone evaluate … --json {json or 'FILE'} --resume"):
+        for run in runs:
+            dictionary = checkpoint.load(run, parts=own)
+            weights = _checksum(dictionary)
+            result = done.get((str(run), weights))
+            if result is None:
+                folder = RunFolder.open(run, own) if (run / CONFIG).exists() else None
+                found = held_out_rows(run, folder, activations, tensor, store, site, target, rows, seed)
+                result = {"run": str(run), "weights": weights, **_measure(run.name, dictionary, *found)}
+                if downstream:
+                    named = {run.name: dictionary}
+                    (lost,) = downstream_scores(folder or RunFolder.open(run), named, contexts).values()
+                    result["metrics"] |= lost
+            results.append(result)
+            if json is not None:
+                description = {"format": KIND, "version": 1, "overtone": __version__, "settings": settings}
+                write_json(json, description | {"runs": results}, quiet=run != runs[-1])
+    _show(runs, results, own)
+
+
+def _check_options(runs: Sequence[Path], rows: int, json: Path | None, resume: bool) -> None:
     if rows < 1:
         raise ValueError(f"rows={rows} must be at least 1")
-    own = parts_named(parts)
-    dictionary = checkpoint.load(run, parts=own)
-    folder = RunFolder.open(run, own) if (run / CONFIG).exists() else None
-    batches, where, layout = held_out_rows(run, folder, activations, tensor, store, site, target, rows, seed)
+    if not runs:
+        raise ValueError("no dictionary to measure; give one or several run folders")
+    twice = next((run for run in runs if runs.count(run) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{twice} is given twice; give every dictionary once")
+    if resume and json is None:
+        raise ValueError("--resume takes finished results from the file of --json; give it too")
+
+
+def _measure(
+    name: str, dictionary: Dictionary, batches: Iterable[Tensor | Batch], where: str, layout: Layout
+) -> dict[str, Any]:
+    """What the rows say of a dictionary."""
     _check_layout(layout, where, dictionary.layout)
-    result: dict[str, Any] = reconstruction(dictionary, batches).summary()
-    if downstream:
-        (found,) = downstream_scores(folder or RunFolder.open(run), {run.name: dictionary}, contexts).values()
-        result |= found
-    console.print(metrics_table({run.name: result}, f"{result['rows']:,} rows: {where}"))
-    tell_sites(run.name, dictionary, result)
-    write_json(json, {"run": str(run), "rows": where, "metrics": result})
+    with _watched(name, batches) as seen:
+        stats = reconstruction(dictionary, seen)
+    return {"rows": where, "metrics": stats.summary(), "distributions": stats.distributions()}
+
+
+def _show(runs: Sequence[Path], results: Sequence[Mapping[str, Any]], own: Sequence[type]) -> None:
+    """The table; dictionaries that were measured on other rows than the others are named with theirs."""
+    where = dict.fromkeys(f"{r['metrics']['rows']:,} rows: {r['rows']}" for r in results)
+    names = [run.name for run in runs]
+    shown = names if len(set(names)) == len(names) else [str(run) for run in runs]
+    metrics = {name: finite_again(r["metrics"]) for name, r in zip(shown, results, strict=True)}
+    console.print(metrics_table(metrics, "\n".join(where)))
+    for run, name in zip(runs, shown, strict=True):
+        if "site_explained_variance" in metrics[name]:
+            tell_sites(name, checkpoint.load(run, parts=own), metrics[name])
+
+
+def _done(path: Path, settings: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    """(run, checksum of its weights) → its result in an earlier file of the same settings."""
+    if not path.exists():
+        return {}
+    earlier = checkpoint.read_json(path, KIND)
+    before = earlier.get("settings", {})
+    other = sorted(key for key in settings if before.get(key) != settings[key])
+    if other:
+        was = ", ".join(f"{key}={before.get(key)!r}" for key in other)
+        now = ", ".join(f"{key}={settings[key]!r}" for key in other)
+        raise ValueError(
+            f"{path} was measured with {was}, and not with {now}; go on with the same, or give another --json"
+        )
+    return {(result["run"], result["weights"]): result for result in earlier["runs"]}
+
+
+def _checksum(dictionary: Dictionary) -> str:
+    """Of a dictionary's weights and parts, so that a result is never taken for that of another."""
+    digest = hashlib.sha256(f"{dictionary} {dictionary.parametrisation}".encode())
+    for name, weight in sorted(dictionary.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(weight.contiguous().numpy())
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def _watched(name: str, batches: Iterable[Tensor | Batch]) -> Iterator[Iterator[Tensor | Batch]]:
+    """The batches behind a progress bar that counts their rows."""
+    with progress_bar(TextColumn("{task.completed:,.0f} rows")) as progress:
+        task = progress.add_task(f"Measuring {name}", total=None)
+
+        def each() -> Iterator[Tensor | Batch]:
+            for batch in batches:
+                yield batch
+                progress.advance(task, len(batch if isinstance(batch, Tensor) else batch.x))
+
+        yield each()
 
 
 def held_out_rows(
@@ -150,6 +246,9 @@ def downstream_scores(
                 "ce_recovered_zero": score.recovered_zero,
                 "ce": score.ce,
                 "ce_clean": score.ce_clean,
+                "kl": score.kl,
+                "kl_recovered_mean": score.kl_recovered_mean,
+                "kl_recovered_zero": score.kl_recovered_zero,
             }
             for name, score in metrics.loss_recovered(lm, source.site, documents, swaps, mean, **options).items()
         }
@@ -157,7 +256,7 @@ def downstream_scores(
         name: {
             "recovered_mean": score.recovered_mean,
             "recovered_zero": score.recovered_zero,
-            "cosine": score.cos,
+            "embedding_cosine": score.cos,
         }
         for name, score in metrics.embedding_recovered(lm, source.site, documents, swaps, mean, **options).items()
     }

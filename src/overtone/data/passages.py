@@ -87,8 +87,17 @@ def _in_place_of(new: Tensor, old: Tensor) -> Tensor:
 
 def next_token_loss(logits: Float[Tensor, "contexts positions vocabulary"], part: Batch) -> Float[Tensor, ""]:
     """Summed next-token cross entropy in nats over the kept tokens that have a token before them, float64."""
+    return token_cross_entropy(logits, part).nansum()
+
+
+def token_cross_entropy(
+    logits: Float[Tensor, "contexts positions vocabulary"], part: Batch
+) -> Float[Tensor, "contexts positions"]:
+    """Cross entropy in nats of every kept token, as predicted from the one before it, float64; nan elsewhere."""
     target = part.ids[:, 1:].masked_fill(~part.keep[:, 1:], -100).to(logits.device)
-    return functional.cross_entropy(logits[:, :-1].flatten(0, 1), target.flatten(), reduction="none").double().sum()
+    found = functional.cross_entropy(logits[:, :-1].flatten(0, 1), target.flatten(), reduction="none").double()
+    known = found.view_as(target).masked_fill(target == -100, torch.nan)
+    return functional.pad(known, (1, 0), value=torch.nan)
 
 
 def on_text(swap: Reconstruct, keep: Tensor, name: str, site: str) -> Reconstruct:

@@ -83,3 +83,55 @@ def mean_correlation(atoms: Float[Tensor, "latents d"], truth: Float[Tensor, "fe
     cosine = (normalize(atoms, dim=1) @ normalize(truth, dim=1).T).abs_()
     chosen = linear_sum_assignment(cosine.cpu().numpy(), maximize=True)
     return float(cosine[tuple(map(torch.as_tensor, chosen))].double().mean())
+
+
+class Bounds(NamedTuple):
+    """Between what a score lies; both alike where it was computed exactly."""
+
+    low: float
+    high: float
+
+
+EXACT_UP_TO = 8192  # atoms a side: 0.8 GB; the time grows with the cube
+
+
+def bounded_correlation(
+    atoms: Float[Tensor, "latents d"], others: Float[Tensor, "others d"], *, exact_up_to: int = EXACT_UP_TO
+) -> Bounds:
+    """`mean_correlation`, or where more than `exact_up_to` atoms are on both sides, bounds of it (maths.md eq. Q6).
+
+    Below it is the matching that takes the nearest pair of what is left, again and again; above it is what the smaller side has
+    where nobody minds sharing. O(latents + others) memory, and the time of some tens of products of the two.
+    """
+    if min(len(atoms), len(others)) <= exact_up_to:
+        exact = mean_correlation(atoms, others)
+        return Bounds(exact, exact)
+    few, many = sorted((atoms, others), key=len)
+    few, many = normalize(few, dim=1), normalize(many, dim=1)
+    nearest, back = _nearest_both_ways(few, many)
+    high = float(nearest.cosine.double().mean())
+    if len(few) == len(many):
+        high = min(high, float(back.cosine.double().mean()))
+    count, total = len(few), 0.0
+    while len(few):
+        # Who is nearest to whom he is nearest to stays so until he is taken: all of these can be matched at once.
+        mutual = back.nearest[nearest.nearest] == torch.arange(len(few), device=few.device)
+        total += float(nearest.cosine[mutual].double().sum())
+        free = torch.ones(len(many), dtype=torch.bool, device=many.device)
+        free[nearest.nearest[mutual]] = False
+        few, many = few[~mutual], many[free]
+        if len(few):
+            nearest, back = _nearest_both_ways(few, many)
+    return Bounds(total / count, high)
+
+
+def _nearest_both_ways(few: Float[Tensor, "few d"], many: Float[Tensor, "many d"]) -> tuple[Match, Match]:
+    """|cos| of unit rows, from the same products either way, so that ties and rounding are the same for both."""
+    ahead, back = [], Match(few.new_full((len(many),), -1.0), torch.zeros(len(many), dtype=torch.long))
+    for start in range(0, len(few), ROWS_PER_BLOCK):
+        cosine = (few[start : start + ROWS_PER_BLOCK] @ many.T).abs_()
+        ahead.append(cosine.max(1))
+        best, row = cosine.max(0)
+        better = best > back.cosine
+        back = Match(torch.where(better, best, back.cosine), torch.where(better, row + start, back.nearest))
+    return Match(torch.cat([part.values for part in ahead]), torch.cat([part.indices for part in ahead])), back

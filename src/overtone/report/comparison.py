@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from overtone.report.tables import COLUMNS, cell
+from overtone.report.tables import COLUMNS, cell, markdown_table
 
 SHOWN = ("explained_variance", "l0", "alive", "recovered_mean", "ce_recovered_mean", "rows_per_s")
 
@@ -77,8 +77,7 @@ def markdown(found: Sequence[Point]) -> str:
     rows = [
         [f"`{p.label}`", f"{p.latents:,}", *(cell(p.metrics.get(key), COLUMNS[key][1]) for key in keys)] for p in found
     ]
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    return markdown_table([header, *rows])
 
 
 def to_json(found: Sequence[Point]) -> list[dict[str, Any]]:

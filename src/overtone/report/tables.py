@@ -1,6 +1,6 @@
 """Tables of results."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -9,6 +9,8 @@ MANY = 3  # dictionaries side by side in a narrow terminal
 COLUMNS = {
     "explained_variance": ("explained variance", "{:.3f}"),
     "normalised_mse": ("normalised MSE", "{:.3f}"),
+    "cosine": ("cosine", "{:.3f}"),
+    "relative_norm": ("relative norm", "{:.3f}"),
     "l0": ("L0", "{:.1f}"),
     "alive": ("alive", "{:.1%}"),
     "dense": ("dense (> 10 %)", "{:.1%}"),
@@ -16,6 +18,9 @@ COLUMNS = {
     "recovered_zero": ("… vs zero-ablation", "{:.3f}"),
     "ce_recovered_mean": ("loss recovered vs mean-ablation", "{:.3f}"),
     "ce_recovered_zero": ("… vs zero-ablation", "{:.3f}"),
+    "kl": ("KL(clean ‖ spliced), nats", "{:.4f}"),
+    "kl_recovered_mean": ("KL recovered vs mean-ablation", "{:.3f}"),
+    "kl_recovered_zero": ("… vs zero-ablation", "{:.3f}"),
     "over_target": ("latents above their target (training rows)", "{:.1%}"),
     "over_target_within_1.5": ("… of these, within 1.5 × of it", "{:.1%}"),
     "rows_per_s": ("tokens/s", "{:,.0f}"),
@@ -54,3 +59,10 @@ def cell(value: Any, form: str) -> str:
     if len(values) == 1:
         return mean
     return f"{mean} ± {form.format((max(values) - min(values)) / 2)}"
+
+
+def markdown_table(lines: Sequence[Sequence[str]]) -> str:
+    """A header and rows as Markdown, numbers to the right of their columns."""
+    header, *rows = lines
+    ruled = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in ruled) + "\n"
