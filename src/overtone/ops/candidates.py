@@ -13,7 +13,7 @@ from overtone.ops import screening, select
 from overtone.ops.entries import Entries
 from overtone.ops.memory import lend
 from overtone.ops.precision import fast_float32
-from overtone.ops.transposed import Transposed, stable_order
+from overtone.ops.transposed import Transposed
 
 # A piece of pre-activations stays in cache (8 MiB) unless that makes it so short that streaming the weights dominates.
 _PIECE, _PIECE_ROWS = 2**21, 256
@@ -154,11 +154,11 @@ def active_entries(x: Tensor, W_enc: Tensor, b_enc: Tensor, rule: Rule, places: 
         places, pre = _scan(x, W_enc, b_enc, rule)
     rows = places // len(W_enc)
     latents = places - rows * len(W_enc)
-    order = stable_order(latents, len(W_enc))
+    transposed = Transposed.of(latents, rows, len(W_enc))
     if pre is None:
-        pre = Transposed.of(latents, rows, len(W_enc), order).dots(W_enc, [x], [len(W_enc)])
+        pre = transposed.dots(W_enc, [x], [len(W_enc)])
         pre += b_enc.index_select(0, latents)
-    candidates = Entries(pre, rows, latents, order)
+    candidates = Entries(pre, rows, latents, transposed)
     active = rule.active(pre, rows, len(x))
     return candidates if active.all() else candidates.where(active)
 
