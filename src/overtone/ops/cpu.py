@@ -23,6 +23,7 @@ from overtone.ops.candidates import (
     LargestSizes,
     Rule,
     active_entries,
+    largest_entries,
     screened_places,
 )
 from overtone.ops.codes import Encoded, SparseCodes
@@ -108,7 +109,7 @@ def encode_group_max(
 
 def _encode_largest(rule: Rule, x: Tensor, W_enc: Tensor, b_enc: Tensor, centre: Tensor | None) -> Encoded:
     shifted = _shifted(x, centre)
-    entries = active_entries(shifted, W_enc, b_enc, rule, screened_places(shifted, W_enc, b_enc, rule))
+    entries = largest_entries(shifted, W_enc, b_enc, rule)
     return _encode(x, W_enc, b_enc, centre, False, shifted, entries, signed=rule.signed)
 
 

@@ -19,10 +19,15 @@ from torch import Tensor
 from overtone.ops import loops
 from overtone.ops.entries import Entries, Tally
 from overtone.ops.memory import lend
+from overtone.ops.select import kth_largest_at_least
 from overtone.ops.transposed import Transposed
 
 # Numbers of a piece of products, kept in cache (8 MiB), and its rows: so few that they stay in cache beside.
 _PIECE, _PIECE_ROWS = 2**21, 512
+# Rows of a piece that has to have all latents, where the product gets slow below.
+_FEWEST_ROWS = 128
+# How many more entries of a batch are looked for than are wanted.
+_MARGIN = 1.15
 # How much more than its share of entries a part of a piece may have.
 _UNEVEN = 4
 # Where more than this share of all entries is active, other ways are faster.
@@ -119,6 +124,62 @@ def above(x: Tensor, W: Tensor, b: Tensor, threshold: float) -> Entries | None:
             if total < 0:
                 return None
     return _in_both_orders([part[:total] for part in entries], tally, batch)
+
+
+@torch.no_grad()
+def largest(x: Tensor, W: Tensor, b: Tensor, k: int, *, signed: bool = False) -> Entries | None:
+    """The k largest entries of every row of x Wᵀ + b, where they are positive, or in size; None: others are faster."""
+    from overtone.ops import compiled, search
+
+    x, W, b = x.contiguous(), W.contiguous(), b.contiguous()
+    batch, total = len(x), len(W)
+    rows, atoms = Quantised.of(x), Quantised.of(W)
+    if not (np.isfinite(rows.norm).all() and np.isfinite(atoms.norm).all()):
+        return None
+    bounds, of_atoms = rows.bounds(), (atoms.scale, atoms.norm, atoms.error)
+    size = min(batch, max(_FEWEST_ROWS, _PIECE // total))
+    products = lend(size * total, dtype=np.int32)
+    latents, values = np.empty((batch, k), np.int64), np.empty((batch, k), np.float32)
+    found, asked = np.empty((2, batch), np.int64)
+    compiled.as_torch()
+    for row in range(0, batch, size):
+        piece = slice(row, row + size)
+        part = rows.levels[piece]
+        here = products[: len(part) * total].view(len(part), total)
+        torch._int_mm(part, atoms.levels.T, out=here)  # pyright: ignore[reportPrivateImportUsage]
+        search.find_largest(
+            here.numpy(), x[piece].numpy(), W.numpy(), b.numpy(), *(bound[piece] for bound in bounds), *of_atoms,
+            k, signed, latents[piece], values[piece], found[piece], asked[piece],
+        )  # fmt: skip
+        if asked[piece].mean() > _MOST_ENTRIES * total:
+            return None
+    kept = np.arange(k) < found[:, None]
+    of_row, of_latent = np.arange(batch).repeat(found), latents[kept]
+    by_row = torch.from_numpy(of_row), torch.from_numpy(of_latent)
+    return Entries(torch.from_numpy(values[kept]), *by_row, Transposed.of(*reversed(by_row), total))
+
+
+@torch.no_grad()
+def largest_of_batch(x: Tensor, W: Tensor, b: Tensor, k: int) -> Entries | None:
+    """The k · batch largest entries of x Wᵀ + b, where they are positive; None: others are faster.
+
+    Some of the rows say about where the smallest of them lies. Entries above a little less are found; are they enough, the
+    largest are among them.
+    """
+    from overtone.ops import compiled, search
+
+    some = x[:: max(1, len(x) // _FEWEST_ROWS)].contiguous()
+    rows, atoms = Quantised.of(some), Quantised.of(W.contiguous())
+    products, about = lend(len(some), len(W), dtype=np.int32), lend(len(some), len(W)).numpy()
+    torch._int_mm(rows.levels, atoms.levels.T, out=products)  # pyright: ignore[reportPrivateImportUsage]
+    compiled.as_torch()
+    search.approximate(products.numpy(), rows.scale, atoms.scale, b.contiguous().numpy(), about)
+    rank = min(round(_MARGIN * k * len(some)), about.size)
+    threshold = max(0.0, float(kth_largest_at_least(about.reshape(1, -1), rank)[0]))
+    entries = above(x, W, b, threshold)
+    if entries is None or (len(entries.pre) < k * len(x) and threshold > 0):
+        return None
+    return entries
 
 
 def _in_both_orders(entries: list[np.ndarray], tally: tuple[np.ndarray, np.ndarray], batch: int) -> Entries:

@@ -10,6 +10,10 @@ from overtone.ops.compiled import PARTS, compile_loop, dot, four_dots, part_at
 _LEVELS = np.float32(127)
 # All bits of a float32 but its sign; without it, larger numbers have larger bits, which are compared sixteen at a time.
 _SIZE = np.int32(2**31 - 1)
+# Blocks per wanted entry of a row: the largest of each are what its k-th largest is guessed from.
+_BLOCKS_PER_K = 16
+# What float32 makes of a bias or threshold that is added, as a share of it.
+_SLACK = np.float32(2.0**-20)
 # Neighbouring tests of a row of products are looked at together: most have no candidate.
 _TOGETHER = 8
 
@@ -153,3 +157,130 @@ def sort_both(rows, latents, values, row_offsets, latent_offsets, by_row, by_row
         row_end[r], latent_end[m] = at + 1, place + 1
         by_row[0, at], by_row[1, at], by_row_values[at] = r, m, values[e]
         by_latent[0, place], by_latent[1, place], order[place] = m, r, at
+
+
+@compile_loop()
+def _approximate(products, scale, atoms_scale, bias, signed, out):
+    """What integers say of a row's pre-activations, or of their sizes."""
+    for m in range(products.shape[0]):
+        about = np.float32(products[m]) * (scale * atoms_scale[m]) + bias[m]
+        out[m] = abs(about) if signed else about
+
+
+@compile_loop(parallel=True)
+def approximate(products, rows_scale, atoms_scale, bias, out):
+    """What products [rows, latents] of integers say of the pre-activations."""
+    for r in prange(products.shape[0]):
+        _approximate(products[r], rows_scale[r], atoms_scale, bias, False, out[r])
+
+
+@compile_loop()
+def _kth_largest_at_least(about, k, maxima):
+    """A lower bound of the k-th largest, from the maxima of blocks that take every so manyth entry."""
+    blocks = maxima.shape[0]
+    maxima[:] = -np.inf
+    for start in range(0, about.shape[0], blocks):
+        block = about[start : start + blocks]
+        for j in range(block.shape[0]):
+            maxima[j] = block[j] if block[j] > maxima[j] else maxima[j]
+    return np.partition(maxima, blocks - k)[blocks - k]
+
+
+@compile_loop()
+def _values_at(row, atoms, bias, place, total, out):
+    _dots(row, atoms, place, total, out)
+    for c in range(total):
+        out[c] += bias[place[c]]
+
+
+@compile_loop()
+def _kth_size(values, total, k, signed):
+    sizes = np.abs(values[:total]) if signed else values[:total].copy()
+    return np.partition(sizes, total - k)[total - k]
+
+
+@compile_loop()
+def _merge(place, total, known, known_values, knowns, values, missing):
+    """Values of places that are known; where the others are. Places and known ones ascend."""
+    at, unknown = 0, 0
+    for c in range(total):
+        while at < knowns and known[at] < place[c]:
+            at += 1
+        if at < knowns and known[at] == place[c]:
+            values[c] = known_values[at]
+        else:
+            missing[unknown] = c
+            unknown += 1
+    return unknown
+
+
+@compile_loop()
+def _take_largest(values, place, total, k, signed, latents, taken):
+    """The k largest of a row, where they are not zero or, unless signed, less; of equal ones the first. How many."""
+    kth = _kth_size(values, total, k, signed) if total > k else np.float32(-np.inf)
+    beyond, found = 0, 0
+    for c in range(total):
+        beyond += (abs(values[c]) if signed else values[c]) > kth
+    room = k - beyond
+    for c in range(total):
+        size = abs(values[c]) if signed else values[c]
+        tied = size == kth
+        if (size > kth or (tied and room > 0)) and size > 0:
+            latents[found], taken[found] = place[c], values[c]
+            found += 1
+        room -= tied
+    return found
+
+
+@compile_loop()
+def _find_largest(products, row, atoms, bias, scale, row_error, row_size, atoms_scale, atoms_norm, atoms_error,
+                  k, signed, latents, taken, about, may, place, value, known, known_value, missing):  # fmt: skip
+    width = products.shape[0]
+    blocks = may.view(np.uint64)
+    _approximate(products, scale, atoms_scale, bias, signed, about)
+    maxima = np.empty(min(width, _BLOCKS_PER_K * k), np.float32)
+    guess = _kth_largest_at_least(about, k, maxima)
+    for m in range(width):
+        may[m] = about[m] >= guess
+    knowns = _places(may, blocks, known)
+    _values_at(row, atoms, bias, known, knowns, known_value)
+    # So many entries are at least this; what cannot reach it is not among the largest.
+    least = max(_kth_size(known_value, knowns, k, signed), np.float32(0))
+    slack = _SLACK * least
+    for m in range(width):
+        bound = about[m] + row_error * atoms_norm[m] + row_size * atoms_error[m] + _SLACK * abs(bias[m])
+        may[m] = bound + slack >= least
+    total = _places(may, blocks, place)
+    unknown = _merge(place, total, known, known_value, knowns, value, missing)
+    for c in range(unknown):
+        known[c] = place[missing[c]]
+    _values_at(row, atoms, bias, known, unknown, known_value)
+    for c in range(unknown):
+        value[missing[c]] = known_value[c]
+    return _take_largest(value, place, total, k, signed, latents, taken), total
+
+
+@compile_loop(parallel=True)
+def find_largest(products, x, atoms, bias, rows_scale, rows_error, rows_size, atoms_scale, atoms_norm, atoms_error,
+                 k, signed, latents, values, found, asked):  # fmt: skip
+    """The k largest entries of some rows, from products [rows, latents] of integers.
+
+    Those that the products say are largest are computed in float32; what cannot reach the k-th of these, whatever was rounded
+    off, is not asked. `latents` and `values` [rows, k] get them in the order of latents, `found` how many, `asked` how many
+    entries were computed.
+    """
+    rows, width = products.shape
+    padded = (width + _TOGETHER - 1) // _TOGETHER * _TOGETHER
+    for part in prange(PARTS):
+        about, may = np.empty(width, np.float32), np.zeros(padded, np.uint8)
+        place, known, missing = (
+            np.empty(padded + 1, np.int64),
+            np.empty(padded + 1, np.int64),
+            np.empty(padded, np.int64),
+        )
+        value, known_value = np.empty(padded, np.float32), np.empty(padded, np.float32)
+        for r in range(rows * part // PARTS, rows * (part + 1) // PARTS):
+            found[r], asked[r] = _find_largest(
+                products[r], x[r], atoms, bias, rows_scale[r], rows_error[r], rows_size[r], atoms_scale, atoms_norm, atoms_error,
+                k, signed, latents[r], values[r], about, may, place, value, known, known_value, missing,
+            )  # fmt: skip
