@@ -147,13 +147,13 @@ def _without_parallel(gradient, row):
 @compile_loop()
 def _adam(gradient, row, mean, square, numbers):
     """torch's arithmetic; the squared norm of the new row."""
-    fresh, kept, added, rate, root, eps = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5]
+    fresh, kept, added, rate, share, eps = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5]
     total = np.float32(0)
     for j in range(row.shape[0]):
         g = gradient[j]
         m = mean[j] + fresh * (g - mean[j])
         v = kept * square[j] + added * g * g
-        w = row[j] - rate * m / (np.sqrt(v) / root + eps)
+        w = row[j] - rate * m / (np.sqrt(v) * share + eps)
         mean[j], square[j], row[j] = m, v, w
         total += w * w
     return total

@@ -39,10 +39,10 @@ class AdamStep(NamedTuple):
     step: int
 
     def numbers(self) -> np.ndarray:
-        """What a row needs of it: 1 − β₁, β₂, 1 − β₂, the rate with the first moment's correction, √ of the second's, ε."""
+        """What a row needs of it: 1 − β₁, β₂, 1 − β₂, the rate with the first moment's correction, 1 / √ of the second's, ε."""
         first, second = self.betas
         rate, root = self.lr / (1 - first**self.step), math.sqrt(1 - second**self.step)
-        return np.array([1 - first, second, 1 - second, rate, root, self.eps], np.float32)
+        return np.array([1 - first, second, 1 - second, rate, 1 / root, self.eps], np.float32)
 
 
 class Rows(NamedTuple):
