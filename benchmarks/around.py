@@ -88,7 +88,11 @@ def main(
     around = sum(spent.values())
     lines = [[part, f"{seconds:.2f}", f"{100 * seconds / alone:.2f}"] for part, seconds in spent.items()]
     total = [["all of these", f"{around:.2f}", f"{100 * around / alone:.2f}"], ["the steps alone", f"{alone:.2f}", ""]]
-    show(f"{steps} steps of GBA, L0 {l0:g}: {whole:.1f} s with start and end", ("part", "s", "% of step"), [*lines, *total])
+    show(
+        f"{steps} steps of GBA, L0 {l0:g}: {whole:.1f} s with start and end",
+        ("part", "s", "% of step"),
+        [*lines, *total],
+    )
     print(f"allowed: {100 * ALLOWED:g} %")
     if json is not None:
         write_json(json, {"spent": spent, "steps_alone": alone, "whole": whole, "share": around / alone})

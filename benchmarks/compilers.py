@@ -65,11 +65,12 @@ def main(
     def dots(atoms: Tensor, x: Tensor, rows: Tensor, latents_of: Tensor) -> Tensor:
         return (atoms[latents_of] * x[rows]).sum(1)
 
-    def update(weight: Tensor, mean: Tensor, square: Tensor, gradient: Tensor) -> None:
-        mean.lerp_(gradient, 0.1)
-        square.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
-        weight.sub_(1e-3 * mean / (square.sqrt() + 1e-8))
-        weight.div_(weight.norm(dim=1, keepdim=True))
+    # In place it does not compile with torch 2.13: inductor ends in a KeyError.
+    def update(weight: Tensor, mean: Tensor, square: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        mean = mean.lerp(gradient, 0.1)
+        square = 0.999 * square + 0.001 * gradient * gradient
+        weight = weight - 1e-3 * mean / (square.sqrt() + 1e-8)
+        return weight / weight.norm(dim=1, keepdim=True), mean, square
 
     out_sums, out_dots = torch.empty(latents, d), torch.empty(batch * l0)
     places, bounds = of_row.numpy(), offsets.numpy()
@@ -100,7 +101,9 @@ def main(
     columns = [*next(iter(found.values()))]
     lines = [[name, *(f"{row[column]:.3f}" for column in columns)] for name, row in found.items()]
     show(f"d {d}, M {latents}, B {batch}, L0 {l0}, {torch.get_num_threads()} threads", ["operation", *columns], lines)
-    print(f"installed: numba and llvmlite {installed_mb('numba', 'llvmlite'):.0f} MB; torch.compile wants a C++ compiler")
+    print(
+        f"installed: numba and llvmlite {installed_mb('numba', 'llvmlite'):.0f} MB; torch.compile wants a C++ compiler"
+    )
     if json is not None:
         write_json(json, found)
 

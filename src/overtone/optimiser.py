@@ -67,8 +67,8 @@ def update_rows(one: RowPass, sums: list[ops.EntrySum], optimiser: torch.optim.O
     moments["step"] += 1
     settings = optimiser.param_groups[0]
     shape = weight.shape if weight.ndim == 2 else (1, -1)
-    matrices = (matrix.view(shape) for matrix in (weight.detach(), moments["exp_avg"], moments["exp_avg_sq"]))
+    matrix, mean, square = (t.view(shape) for t in (weight.detach(), moments["exp_avg"], moments["exp_avg_sq"]))
     gradient = None if weight.grad is None else weight.grad.view(shape)
     step = ops.AdamStep(settings["lr"], settings["betas"], settings["eps"], int(moments["step"]))
-    ops.update_rows(ops.Rows(*matrices, one.tangent, one.unit), gradient, sums, step)
+    ops.update_rows(ops.Rows(matrix, mean, square, one.tangent, one.unit), gradient, sums, step)
     weight.grad = None

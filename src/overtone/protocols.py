@@ -1,4 +1,4 @@
-"""Which values are of a protocol: asked once a class, since asking the protocol itself takes as long as a small tensor operation."""
+"""Which values are of a protocol: asked once a class, since asking the protocol itself takes as long as a tensor operation."""
 
 from functools import cache
 from typing import TypeGuard, TypeVar

@@ -154,9 +154,8 @@ def largest(x: Tensor, W: Tensor, b: Tensor, k: int, *, signed: bool = False) ->
         if asked[piece].mean() > _MOST_ENTRIES * total:
             return None
     kept = np.arange(k) < found[:, None]
-    of_row, of_latent = np.arange(batch).repeat(found), latents[kept]
-    by_row = torch.from_numpy(of_row), torch.from_numpy(of_latent)
-    return Entries(torch.from_numpy(values[kept]), *by_row, Transposed.of(*reversed(by_row), total))
+    of_row, of_latent = torch.from_numpy(np.arange(batch).repeat(found)), torch.from_numpy(latents[kept])
+    return Entries(torch.from_numpy(values[kept]), of_row, of_latent, Transposed.of(of_latent, of_row, total))
 
 
 @torch.no_grad()
@@ -193,4 +192,5 @@ def _in_both_orders(entries: list[np.ndarray], tally: tuple[np.ndarray, np.ndarr
     search.sort_both(*entries, row_offsets, latent_offsets, by_row, values, order, by_latent)
     transposed = Transposed(*map(torch.from_numpy, (order, *by_latent, latent_offsets)))
     counted = Tally(*map(torch.from_numpy, (row_offsets, fired, peak)))
-    return Entries(torch.from_numpy(values), *map(torch.from_numpy, by_row), transposed, counted)
+    of_row, of_latent = map(torch.from_numpy, by_row)
+    return Entries(torch.from_numpy(values), of_row, of_latent, transposed, counted)
