@@ -1,8 +1,8 @@
 """How a GBA step of ours grows with the latents M, the width d, the L0 and the batch B, one at a time.
 
     make bench-env
-    python benchmarks/scaling.py [--vary latents d l0 batch] [--values V …] [--windows 5] [--seconds 1.5] [--env shipped] [--threads T]
-                                 [--memory-gb G] [--quick] [--json PATH]
+    python benchmarks/scaling.py [--vary latents d l0 batch] [--values V …] [--windows 5] [--seconds 1.5] [--env shipped]
+                                 [--threads T] [--memory-gb G] [--quick] [--json PATH]
 
 Beside every point stands its limit: the 2·d·M FLOPs a token that encoding takes, at the rate of one float32 product of the batch
 with all atoms, measured in turns with the steps (as in step.py; through oneDNN, into memory that is there already). Points that
