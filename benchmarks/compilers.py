@@ -81,7 +81,9 @@ def main(
         "dots": lambda: compiled.segment_dots(atoms.numpy(), x.numpy(), places, bounds, out_dots.numpy()),
         "update": lambda: compiled.update_rows(*rows, gradient.numpy(), *none, *none, ADAM, False, True),
     }
-    inductor = {name: torch.compile(function, dynamic=False) for name, function in (("sums", sums), ("dots", dots))}
+    inductor: dict[str, Callable[..., object]] = {
+        name: torch.compile(function, dynamic=False) for name, function in (("sums", sums), ("dots", dots))
+    }
     inductor["update"] = torch.compile(update, dynamic=False)
     given = {"sums": (x, of_row, of_latent, values), "dots": (atoms, x, of_row, of_latent)}
     given["update"] = (atoms.clone(), mean, square, gradient)
