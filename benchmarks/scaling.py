@@ -1,8 +1,8 @@
 """How a GBA step of ours grows with the latents M, the width d, the L0 and the batch B, one at a time.
 
     make bench-env
-    python benchmarks/scaling.py [--vary latents d l0 batch] [--windows 5] [--seconds 1.5] [--env shipped] [--threads T]
-                                 [--memory-gb G] [--quick] [--json PATH]
+    python benchmarks/scaling.py [--vary latents d l0 batch] [--values V …] [--windows 5] [--seconds 1.5] [--env shipped]
+                                 [--threads T] [--memory-gb G] [--quick] [--json PATH]
 
 Beside every point stands its limit: the 2·d·M FLOPs a token that encoding takes, at the rate of one float32 product of the batch
 with all atoms, measured in turns with the steps (as in step.py; through oneDNN, into memory that is there already). Points that
@@ -65,6 +65,8 @@ class Settings:
     """What is measured, and how; see above."""
 
     vary: tuple[Axis, ...] = ("latents", "d", "l0", "batch")
+    values: tuple[int, ...] = ()
+    """Of the axis, where one alone is varied; none: all that are listed here."""
     windows: int = 5
     seconds: float = 1.5
     """What a window should last; it has one step at least."""
@@ -78,11 +80,13 @@ class Settings:
     """A few tiny points."""
 
     def chosen(self) -> "Settings":
+        if self.values and len(self.vary) != 1:
+            raise SystemExit(f"--values {self.values} are of one axis; give --vary one of latents, d, l0, batch")
         return replace(self, windows=2, seconds=0.2) if self.quick else self
 
     def points(self, axis: str) -> Iterator[Point]:
         base, axes = (QUICK_BASE, QUICK_AXES) if self.quick else (BASE, AXES)
-        return (base._replace(**{axis: value}) for value in axes[axis])
+        return (base._replace(**{axis: value}) for value in self.values or axes[axis])
 
 
 def measure(on: Bench, point: Point, settings: Settings) -> dict[str, Any]:

@@ -24,8 +24,9 @@ Row = dict[str, Any]
 
 
 def labels(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """Library and method of every bar, in the order measured."""
-    return list(dict.fromkeys((row["library"], row["method"]) for row in rows if row["library"] != LIMIT))
+    """Library and method of every bar, library by library, in the order measured."""
+    found = dict.fromkeys((row["library"], row["method"]) for row in rows if row["library"] != LIMIT)
+    return sorted(found, key=lambda name: [*COLOURS].index(name[0]))
 
 
 def draw(axes: Axes, rows: Sequence[Row], names: Sequence[tuple[str, str]], environments: Sequence[str]) -> None:

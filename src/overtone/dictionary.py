@@ -12,6 +12,7 @@ from overtone.firing import FiringStats
 from overtone.layout import Layout, columns, typical_norms
 from overtone.ops import AnyCodes, DenseCodes, Encoded
 from overtone.parametrisation import Parametrisation
+from overtone.protocols import fits
 from overtone.seeds import generator
 from overtone.selection import BatchSelection, JumpReLU, Selection, WeightedSelection
 
@@ -179,7 +180,7 @@ class Dictionary(nn.Module):
             x = x / columns(self.read_scale, self.layout.reads)
         if self.parametrisation.input_norm != "row":
             return x, torch.ones_like(x[..., :1])
-        norm = x.norm(dim=-1, keepdim=True)
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         unit = x / norm.clamp(min=torch.finfo(x.dtype).tiny)
         return unit, norm if self.layout.onto_itself else torch.ones_like(norm)
 
@@ -210,7 +211,7 @@ class Dictionary(nn.Module):
 
     def encode_batch(self, x: Float[Tensor, "batch d"], norm: Float[Tensor, "batch 1"]) -> Codes:
         """`encode_normalised` for training: a selection that codes a batch otherwise than rows alone does so here."""
-        encode = self.select.encode_batch if isinstance(self.select, BatchSelection) else self.select.encode
+        encode = self.select.encode_batch if fits(self.select, BatchSelection) else self.select.encode
         return self._codes(encode, x, norm)._replace(x=x)
 
     def _codes(self, encode: Callable[..., Encoded], x: Tensor, norm: Tensor) -> Codes:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
@@ -82,16 +83,21 @@ class RarestFirst:
 
     def stages(self, latents: int) -> list[int]:
         """Sizes of the stages in the order of latents, the most frequent first."""
-        frequencies = self.spectrum.frequencies(latents)
-        # A hair's tolerance: the dial's spectrum has this very ratio, up to rounding.
-        if frequencies[0] <= self.band * frequencies[-1] * (1 + 1e-6):
-            return [latents]
-        return group_sizes(latents, self.spectrum.groups)
+        return list(_stages(self.spectrum, self.band, latents))
 
     def __call__(self, dictionary: Dictionary, codes: Codes, target: Float[Tensor, "batch d"]) -> Float[Tensor, ""]:
         """Scalar loss."""
         explained = dictionary.decode_groups_normalised(codes.entries, self.stages(dictionary.latents))
         return half_square_error(explained, target)
+
+
+@cache
+def _stages(spectrum: Spectrum, band: float, latents: int) -> tuple[int, ...]:
+    frequencies = spectrum.frequencies(latents)
+    # A hair's tolerance: the dial's spectrum has this very ratio, up to rounding.
+    if frequencies[0] <= band * frequencies[-1] * (1 + 1e-6):
+        return (latents,)
+    return tuple(group_sizes(latents, spectrum.groups))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from overtone.dictionary import Codes, Dictionary
 from overtone.losses import LossTerm
+from overtone.protocols import fits
 
 
 @runtime_checkable
@@ -71,7 +72,7 @@ def decayed(term: LossTerm, share: float) -> LossTerm:
 
 def resolved(term: LossTerm, step: int, steps: int) -> LossTerm:
     """What a term is at step 1 … steps."""
-    return term.at(step, steps) if isinstance(term, Scheduled) else term
+    return term.at(step, steps) if fits(term, Scheduled) else term
 
 
 def _number(term: Any, field: str) -> float:

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -19,7 +19,8 @@ from overtone.losses import OfBatch, total
 from overtone.method import Method
 from overtone.methods import gba
 from overtone.metrics.reconstruction import accumulate
-from overtone.optimiser import acts_on_gradients, make_optimiser, plan, update_rows
+from overtone.optimiser import make_optimiser, plan, update_rows
+from overtone.protocols import fits
 from overtone.rules import GradientRule, Resampling, RuleState, TimedRule
 from overtone.schedules import resolved
 
@@ -142,29 +143,30 @@ def step_once(run: Run, state: TrainState, batch: Batch) -> None:
     dictionary = state.dictionary
     normalised, norm = dictionary.normalise(batch.x)
     terms = [resolved(term, state.step + 1, run.steps) for term in run.method.losses]
-    terms = tuple(term.of_batch(batch) if isinstance(term, OfBatch) else term for term in terms)
+    terms = tuple(term.of_batch(batch) if fits(term, OfBatch) else term for term in terms)
     by_row = plan(run.method, dictionary)
     with ops.deferring(*(one.weight for one in by_row.passes)) as sums:
         codes = dictionary.encode_batch(normalised, norm)
         onto_itself = batch.target is batch.x and dictionary.layout.onto_itself
         wanted = normalised if onto_itself else dictionary.unexplained(batch.target, codes)
         loss = total(terms, dictionary, codes, wanted)
-        state.optimiser.zero_grad()
+        dictionary.zero_grad()
         loss.backward()
     state.window_loss += loss.detach()
     state.step += 1
     for group in state.optimiser.param_groups:
         group["lr"] = run.lr_at(state.step)
     for rule in run.method.rules[by_row.rules :]:
-        if acts_on_gradients(type(rule)):
-            cast(GradientRule, rule).before_step(dictionary)
+        if fits(rule, GradientRule):
+            rule.before_step(dictionary)
     for one, entries in zip(by_row.passes, sums, strict=True):
         update_rows(one, entries, state.optimiser)
-    state.optimiser.step()
+    if not by_row.all_weights:
+        state.optimiser.step()
     for i, rule in enumerate(run.method.rules[by_row.rules :], by_row.rules):
-        now = rule.at(state.step, run.steps) if isinstance(rule, TimedRule) else rule
+        now = rule.at(state.step, run.steps) if fits(rule, TimedRule) else rule
         state.rules[i] = now.after_step(dictionary, state.rules[i], codes, state.step)
-        if isinstance(rule, Resampling):
+        if fits(rule, Resampling):
             _forget(state.optimiser, rule.forgotten(state.rules[i]))
     state.window = firing.merge(state.window, codes.seen)
 

@@ -9,8 +9,11 @@ from torch import Tensor
 
 from ops.problems import KINDS, B, M, problem
 from overtone import ops
-from overtone.ops import quantised, screening
+from overtone.ops import candidates, quantised, screening
+from overtone.ops.candidates import Largest, LargestOfBatch, LargestSizes, active_entries
 from overtone.ops.quantised import Quantised
+
+K = 9
 
 pytestmark = pytest.mark.skipif(
     not quantised.is_available(), reason="numba is missing (extra `fast`), or this CPU has no 8-bit products"
@@ -29,7 +32,7 @@ def test_the_active_entries_are_those_of_float64(kind: str, seed: int):
     mine[found.rows, found.latents] = True
     assert torch.equal(mine[decided], (pre > 0)[decided])
     torch.testing.assert_close(found.pre.double(), pre[found.rows, found.latents], rtol=1e-5, atol=2e-5)
-    assert torch.equal(found.latents[found.order].sort(stable=True).indices, torch.arange(len(found.order)))
+    assert torch.equal(found.latents[found.transposed.order].sort(stable=True).indices, torch.arange(len(found.pre)))
     assert torch.equal(found.rows, torch.arange(B).repeat_interleave(found.tally.offsets.diff()))
     assert torch.equal(found.tally.fired, torch.bincount(found.latents, minlength=M))
 
@@ -82,7 +85,8 @@ def test_the_number_of_threads_changes_nothing():
     finally:
         torch.set_num_threads(threads)
     for other in found[1:]:
-        assert all(torch.equal(a, c) for a, c in zip(found[0][:4], other[:4], strict=True))
+        for mine, theirs in ((found[0][:3], other[:3]), (found[0].transposed, other.transposed)):
+            assert all(torch.equal(a, c) for a, c in zip(mine, theirs, strict=True))
 
 
 def test_frequent_latents_are_left_to_others():
@@ -99,3 +103,35 @@ def test_not_a_number_and_zeros():
     assert found.tally.offsets.diff()[5] == found.tally.fired[7] == 0
     x[3] = torch.nan
     assert quantised.above(x, W, b, 0.0) is None, "others say what comes of it"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("seed", range(3))
+def test_the_largest_are_those_that_float32_finds(kind: str, seed: int):
+    x, W, b = problem(kind, seed)
+    for rule in (Largest(K), LargestSizes(K), LargestOfBatch(K)):
+        found = rule.found(x, W, 0.1 * b)
+        assert found is not None
+        slow = active_entries(x, W, 0.1 * b, rule, torch.arange(B * M))
+        fast = candidates._active(found, rule, B)
+        torch.testing.assert_close(fast.pre, slow.pre, rtol=1e-5, atol=2e-5)
+        for mine, theirs in ((fast[1:3], slow[1:3]), (fast.transposed, slow.transposed)):
+            assert all(torch.equal(a, c) for a, c in zip(mine, theirs, strict=True)), rule
+
+
+def test_of_equal_entries_the_lower_latent_is_among_the_largest():
+    x, W, b = problem("random", 0)
+    W[M // 2 :], b[M // 2 :] = W[: M // 2], b[: M // 2]
+    for rule in (Largest(K), LargestSizes(K)):
+        found, slow = rule.found(x, W, b), active_entries(x, W, b, rule, torch.arange(B * M))
+        assert found is not None and torch.equal(found.latents, slow.latents)
+
+
+def test_what_is_not_positive_is_not_among_the_largest():
+    x, W, b = problem("random", 0)
+    found = Largest(M).found(x, W, b)
+    every = quantised.above(x, W, b, 0.0)
+    assert found is not None and every is not None and torch.equal(found.latents, every.latents)
+    assert torch.equal(found.rows, every.rows)
+    x[3] = torch.nan
+    assert Largest(K).found(x, W, b) is None and LargestOfBatch(K).found(x, W, b) is None, "others say what comes of it"

@@ -9,11 +9,11 @@ from jaxtyping import Bool
 from torch import Tensor
 from typing_extensions import override
 
-from overtone.ops import screening, select
+from overtone.ops import quantised, screening, select
 from overtone.ops.entries import Entries
 from overtone.ops.memory import lend
 from overtone.ops.precision import fast_float32
-from overtone.ops.transposed import Transposed, stable_order
+from overtone.ops.transposed import Transposed
 
 # A piece of pre-activations stays in cache (8 MiB) unless that makes it so short that streaming the weights dominates.
 _PIECE, _PIECE_ROWS = 2**21, 256
@@ -24,6 +24,10 @@ class Rule(ABC):
 
     whole_batch = False  # whether candidates can only be told from the whole batch
     signed = False  # whether negative entries can be active too, and an entry counts by its size
+
+    def found(self, x: Tensor, W: Tensor, b: Tensor) -> Entries | None:
+        """All active entries, maybe with others, by products of 8-bit integers; None: others are faster."""
+        return None
 
     @abstractmethod
     def screened(self, x: Tensor, W: Tensor, b: Tensor) -> Tensor | None:
@@ -64,6 +68,10 @@ class Largest(Rule):
     k: int
 
     @override
+    def found(self, x: Tensor, W: Tensor, b: Tensor) -> Entries | None:
+        return quantised.largest(x, W, b, self.k)
+
+    @override
     def screened(self, x: Tensor, W: Tensor, b: Tensor) -> Tensor | None:
         return screening.largest(x, W, b, self.k)
 
@@ -83,6 +91,10 @@ class LargestSizes(Rule):
 
     k: int
     signed = True
+
+    @override
+    def found(self, x: Tensor, W: Tensor, b: Tensor) -> Entries | None:
+        return quantised.largest(x, W, b, self.k, signed=True)
 
     @override
     def screened(self, x: Tensor, W: Tensor, b: Tensor) -> Tensor | None:
@@ -126,6 +138,10 @@ class LargestOfBatch(Rule):
     whole_batch = True
 
     @override
+    def found(self, x: Tensor, W: Tensor, b: Tensor) -> Entries | None:
+        return quantised.largest_of_batch(x, W, b, self.k)
+
+    @override
     def screened(self, x: Tensor, W: Tensor, b: Tensor) -> Tensor | None:
         return screening.largest_of_all(x, W, b, self.k * len(x))
 
@@ -154,12 +170,25 @@ def active_entries(x: Tensor, W_enc: Tensor, b_enc: Tensor, rule: Rule, places: 
         places, pre = _scan(x, W_enc, b_enc, rule)
     rows = places // len(W_enc)
     latents = places - rows * len(W_enc)
-    order = stable_order(latents, len(W_enc))
+    transposed = Transposed.of(latents, rows, len(W_enc))
     if pre is None:
-        pre = Transposed.of(latents, rows, len(W_enc), order).dots(W_enc, [x], [len(W_enc)])
+        pre = transposed.dots(W_enc, [x], [len(W_enc)])
         pre += b_enc.index_select(0, latents)
-    candidates = Entries(pre, rows, latents, order)
-    active = rule.active(pre, rows, len(x))
+    return _active(Entries(pre, rows, latents, transposed), rule, len(x))
+
+
+@torch.no_grad()
+def largest_entries(x: Tensor, W_enc: Tensor, b_enc: Tensor, rule: Rule) -> Entries:
+    """The active entries, in the order of rows, by whichever way is fast."""
+    found = rule.found(x, W_enc, b_enc) if quantised.is_worthwhile(x, W_enc) else None
+    if found is not None:
+        return _active(found, rule, len(x)) if rule.whole_batch else found
+    return active_entries(x, W_enc, b_enc, rule, screened_places(x, W_enc, b_enc, rule))
+
+
+def _active(candidates: Entries, rule: Rule, rows_total: int) -> Entries:
+    """Those of the candidates that are."""
+    active = rule.active(candidates.pre, candidates.rows, rows_total)
     return candidates if active.all() else candidates.where(active)
 
 

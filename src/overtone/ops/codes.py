@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from overtone.ops.transposed import Transposed
+
 
 class SparseCodes(NamedTuple):
     """Codes of B rows over M latents, kept as the nnz active entries in the order of rows, then of latents (CSR).
@@ -20,6 +22,7 @@ class SparseCodes(NamedTuple):
         latents_total: M.
         order: the permutation that sorts the entries by latent and keeps the order of rows, where an encoder found it
             on its way; decoding and gradients need it.
+        transposed: the entries in that order, where an encoder made them.
     """
 
     values: Float[Tensor, " nnz"]
@@ -27,6 +30,7 @@ class SparseCodes(NamedTuple):
     offsets: Int[Tensor, " rows_and_1"]
     latents_total: int
     order: Int[Tensor, " nnz"] | None = None
+    transposed: Transposed | None = None
 
     @classmethod
     def from_dense(
@@ -110,7 +114,7 @@ class SparseCodes(NamedTuple):
         renamed = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
         latents = renamed[self.latents]
         by_place = (self.rows * self.latents_total + latents).argsort()
-        return self._replace(values=self.values[by_place], latents=latents[by_place], order=None)
+        return self._replace(values=self.values[by_place], latents=latents[by_place], order=None, transposed=None)
 
 
 class DenseCodes(NamedTuple):

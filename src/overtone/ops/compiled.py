@@ -5,7 +5,6 @@ Threads are OpenMP's, as torch's are, and as many: `as_torch` says so before eve
 """
 
 import inspect
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,15 +13,12 @@ import numpy as np
 import torch
 from numba import njit, prange
 
-_LEVELS = np.float32(127)
-# Neighbouring tests of a row of products are looked at together: most have no candidate.
-_TOGETHER = 8
-# Of rows to update, so many that threads have the same to do though neighbours fire about equally often.
-_PARTS = 64
+# Segments are cut into so many parts, and threads get every few of them: neighbours fire about equally often.
+PARTS, _STRIDE = 64, 8
 _TINY = np.float32(np.finfo(np.float32).tiny)
 
 
-def _compile(parallel: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def compile_loop(parallel: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Compiles a function; where a checker of types has wrapped it, what is inside."""
     options: dict[str, Any] = {"parallel": parallel, "fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy"}
 
@@ -47,99 +43,34 @@ def as_torch() -> int:
     return threads
 
 
-@_compile()
-def _dot(a, b):
+@compile_loop()
+def part_at(turn):
+    """Which part is the next: threads take neighbouring turns, whose parts lie apart."""
+    return turn % _STRIDE * (PARTS // _STRIDE) + turn // _STRIDE
+
+
+@compile_loop()
+def dot(a, b):
+    """a · b."""
     total = np.float32(0)
     for j in range(a.shape[0]):
         total += a[j] * b[j]
     return total
 
 
-@_compile(parallel=True)
-def quantise(table, levels, scale, norm, error):
-    """Rows of a table as integers times a scale; their norms, and the norms of what was rounded off."""
-    for i in prange(table.shape[0]):
-        row, largest = table[i], np.float32(0)
-        for j in range(row.shape[0]):
-            largest = max(largest, abs(row[j]))
-        step = largest / _LEVELS
-        inverse = _LEVELS / largest if largest > 0 else np.float32(0)
-        squares, rounded = np.float32(0), np.float32(0)
-        for j in range(row.shape[0]):
-            level = np.rint(row[j] * inverse)
-            levels[i, j] = np.int8(level)
-            left = row[j] - level * step
-            squares += row[j] * row[j]
-            rounded += left * left
-        scale[i], norm[i], error[i] = step, math.sqrt(squares), math.sqrt(rounded)
+@compile_loop()
+def four_dots(a, p, q, r, s):
+    """a · p, a · q, a · r and a · s, each as `dot` adds it."""
+    first, second, third, fourth = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+    for j in range(a.shape[0]):
+        first += a[j] * p[j]
+        second += a[j] * q[j]
+        third += a[j] * r[j]
+        fourth += a[j] * s[j]
+    return first, second, third, fourth
 
 
-@_compile()
-def _find_above(first, last, products, start, x, atoms, limit, bias, rows_scale, rows_error, rows_size,
-                atoms_scale, atoms_norm, atoms_error, threshold, rows, values, fired, peak):  # fmt: skip
-    batch, found = products.shape[1], 0
-    may = np.zeros((batch + _TOGETHER - 1) // _TOGETHER * _TOGETHER, np.uint8)
-    blocks = may.view(np.uint64)
-    for i in range(first, last):
-        m = start + i
-        scale, norm, error, least = atoms_scale[m], atoms_norm[m], atoms_error[m], limit[m]
-        for r in range(batch):
-            bound = np.float32(products[i, r]) * (scale * rows_scale[r]) + rows_error[r] * norm + rows_size[r] * error
-            may[r] = bound >= least
-        before, largest = found, np.float32(0)
-        for block in range(blocks.shape[0]):
-            if blocks[block] == 0:
-                continue
-            for r in range(block * _TOGETHER, (block + 1) * _TOGETHER):
-                if may[r] == 0:
-                    continue
-                value = _dot(x[r], atoms[m]) + bias[m]
-                if value > threshold:
-                    if found == rows.shape[0]:
-                        return -1
-                    rows[found], values[found] = r, value
-                    found += 1
-                    largest = max(largest, value)
-        fired[m], peak[m] = found - before, largest
-    return found
-
-
-@_compile(parallel=True)
-def find_above(products, start, x, atoms, limit, bias, rows_scale, rows_error, rows_size,
-               atoms_scale, atoms_norm, atoms_error, threshold, rows, values, fired, peak, found):  # fmt: skip
-    """Entries above the threshold among products [latents, batch] of the latents from `start` on, latent by latent.
-
-    A product that may lie above its latent's limit is computed again from x and atoms. Every part of the latents writes
-    rows and values of its entries to lines of its own, and to `found` how many there are, −1 where they do not fit;
-    `fired` and `peak` get number and largest of each latent.
-    """
-    parts, latents = rows.shape[0], products.shape[0]
-    for part in prange(parts):
-        found[part] = _find_above(
-            latents * part // parts, latents * (part + 1) // parts, products, start, x, atoms, limit, bias, rows_scale,
-            rows_error, rows_size, atoms_scale, atoms_norm, atoms_error, threshold, rows[part], values[part], fired, peak,
-        )  # fmt: skip
-
-
-@_compile()
-def by_row(rows, values, per_latent, offsets, of_rows, of_latents, of_values, order):
-    """Entries sorted by latent, then row, sorted by row, then latent; `order` says where each went."""
-    for r in rows:
-        offsets[r + 1] += 1
-    for r in range(offsets.shape[0] - 1):
-        offsets[r + 1] += offsets[r]
-    place = offsets[:-1].copy()
-    entry = 0
-    for m in range(per_latent.shape[0]):
-        for _ in range(per_latent[m]):
-            r = rows[entry]
-            to = place[r]
-            place[r] += 1
-            of_rows[to], of_latents[to], of_values[to], order[entry] = r, m, values[entry], to
-            entry += 1
-
-
-@_compile()
+@compile_loop()
 def _add_up(table, index, values, first, last, out):
     """Four entries at a time: the sum is loaded and stored a quarter as often."""
     whole = first + (last - first) // 4 * 4
@@ -154,23 +85,55 @@ def _add_up(table, index, values, first, last, out):
             out[j] += z * row[j]
 
 
-@_compile(parallel=True)
+@compile_loop(parallel=True)
 def segment_sums(table, index, offsets, values, out):
     """out[s] = Σ value · table[index] over the entries offsets[s] … offsets[s + 1] of every segment."""
-    for s in prange(out.shape[0]):
-        out[s] = 0
-        _add_up(table, index, values, offsets[s], offsets[s + 1], out[s])
+    segments = out.shape[0]
+    for turn in prange(PARTS):
+        part = part_at(turn)
+        for s in range(segments * part // PARTS, segments * (part + 1) // PARTS):
+            out[s] = 0
+            _add_up(table, index, values, offsets[s], offsets[s + 1], out[s])
 
 
-@_compile(parallel=True)
+@compile_loop()
+def _dots_with(atom, table, index, first, last, out):
+    """Four at a time: the atom is loaded a quarter as often, and their rows come from memory together."""
+    whole = first + (last - first) // 4 * 4
+    for e in range(first, whole, 4):
+        out[e], out[e + 1], out[e + 2], out[e + 3] = four_dots(
+            atom, table[index[e]], table[index[e + 1]], table[index[e + 2]], table[index[e + 3]]
+        )
+    for e in range(whole, last):
+        out[e] = dot(atom, table[index[e]])
+
+
+@compile_loop(parallel=True)
 def segment_dots(atoms, table, index, offsets, out):
     """out[entry] = atoms[s] · table[index[entry]] for every entry of every segment."""
-    for s in prange(atoms.shape[0]):
-        for e in range(offsets[s], offsets[s + 1]):
-            out[e] = _dot(atoms[s], table[index[e]])
+    segments = atoms.shape[0]
+    for turn in prange(PARTS):
+        part = part_at(turn)
+        for s in range(segments * part // PARTS, segments * (part + 1) // PARTS):
+            _dots_with(atoms[s], table, index, offsets[s], offsets[s + 1], out)
 
 
-@_compile()
+@compile_loop()
+def sort_by_latent(latents, rows, offsets, order, by_latent, by_latent_rows):
+    """Entries by latent, in their order where latents are equal; `offsets` are zeros and become where each latent's start."""
+    for m in latents:
+        offsets[m + 1] += 1
+    for m in range(offsets.shape[0] - 1):
+        offsets[m + 1] += offsets[m]
+    end = offsets[:-1].copy()
+    for e in range(latents.shape[0]):
+        m = latents[e]
+        place = end[m]
+        end[m] = place + 1
+        order[place], by_latent[place], by_latent_rows[place] = e, m, rows[e]
+
+
+@compile_loop()
 def _without_parallel(gradient, row):
     along, square = np.float32(0), _TINY
     for j in range(row.shape[0]):
@@ -181,22 +144,22 @@ def _without_parallel(gradient, row):
         gradient[j] -= share * row[j]
 
 
-@_compile()
+@compile_loop()
 def _adam(gradient, row, mean, square, numbers):
     """torch's arithmetic; the squared norm of the new row."""
-    fresh, kept, added, rate, root, eps = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5]
+    fresh, kept, added, rate, share, eps = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5]
     total = np.float32(0)
     for j in range(row.shape[0]):
         g = gradient[j]
         m = mean[j] + fresh * (g - mean[j])
         v = kept * square[j] + added * g * g
-        w = row[j] - rate * m / (np.sqrt(v) / root + eps)
+        w = row[j] - rate * m / (np.sqrt(v) * share + eps)
         mean[j], square[j], row[j] = m, v, w
         total += w * w
     return total
 
 
-@_compile(parallel=True)
+@compile_loop(parallel=True)
 def update_rows(weight, mean, square, dense, table, index, offsets, values,
                 other_table, other_index, other_offsets, other_values, numbers, tangent, unit):  # fmt: skip
     """Adam's step on every row with its gradient: `dense`, where not empty, and two `segment_sums`, where not empty.
@@ -204,10 +167,10 @@ def update_rows(weight, mean, square, dense, table, index, offsets, values,
     With `tangent` the gradient's part along the row is left out, with `unit` the row is scaled to norm 1 in the end.
     """
     rows, d = weight.shape
-    parts = min(rows, _PARTS)
-    for part in prange(parts):
+    for turn in prange(PARTS):
+        part = part_at(turn)
         gradient = np.empty(d, np.float32)
-        for i in range(rows * part // parts, rows * (part + 1) // parts):
+        for i in range(rows * part // PARTS, rows * (part + 1) // PARTS):
             if len(dense):
                 gradient[:] = dense[i]
             else:

@@ -23,6 +23,7 @@ from overtone.ops.candidates import (
     LargestSizes,
     Rule,
     active_entries,
+    largest_entries,
     screened_places,
 )
 from overtone.ops.codes import Encoded, SparseCodes
@@ -31,7 +32,7 @@ from overtone.ops.entries import Entries, Tally
 from overtone.ops.loops import weighted_sums
 from overtone.ops.memory import lend
 from overtone.ops.precision import fast_float32
-from overtone.ops.transposed import Transposed, is_dense, stable_order
+from overtone.ops.transposed import Transposed, is_dense
 
 # Numbers of a decoded piece, summed over its groups while in cache.
 _DECODED = 2**20
@@ -108,7 +109,7 @@ def encode_group_max(
 
 def _encode_largest(rule: Rule, x: Tensor, W_enc: Tensor, b_enc: Tensor, centre: Tensor | None) -> Encoded:
     shifted = _shifted(x, centre)
-    entries = active_entries(shifted, W_enc, b_enc, rule, screened_places(shifted, W_enc, b_enc, rule))
+    entries = largest_entries(shifted, W_enc, b_enc, rule)
     return _encode(x, W_enc, b_enc, centre, False, shifted, entries, signed=rule.signed)
 
 
@@ -126,7 +127,8 @@ def decode_groups(
     b_dec: Float[Tensor, " d"] | None = None,
 ) -> Float[Tensor, "groups batch d"]:
     """See `overtone.ops.decode_groups`."""
-    inputs = (codes.values, W_dec, b_dec, codes.latents, codes.offsets, codes.order, tuple(sizes), sink_of(W_dec))
+    transposed = codes.transposed or Transposed.of(codes.latents, codes.rows, codes.latents_total, codes.order)
+    inputs = (codes.values, W_dec, b_dec, codes.latents, codes.offsets, transposed, tuple(sizes), sink_of(W_dec))
     return _Decode.apply(*inputs)  # pyright: ignore[reportReturnType]
 
 
@@ -149,7 +151,8 @@ def _encode(
     batch, latents_total = len(x), len(W_enc)
     offsets, fired, peak = entries.tally or _tally(entries, batch, latents_total, signed)
     values = _Values.apply(x, W_enc, b_enc, centre, jump, shifted, entries, offsets, sink_of(W_enc))
-    codes = SparseCodes(values, entries.latents, offsets, latents_total, entries.order)  # pyright: ignore[reportArgumentType]
+    by_row = values, entries.latents, offsets, latents_total
+    codes = SparseCodes(*by_row, entries.transposed.order, entries.transposed)  # pyright: ignore[reportArgumentType]
     return Encoded(codes, fired, peak)
 
 
@@ -177,7 +180,7 @@ class _Values(Function):
         offsets: Tensor,
         sink: list[EntrySum] | None,
     ):
-        ctx.save_for_backward(shifted, W_enc, entries.latents, entries.rows, offsets, entries.order)
+        ctx.save_for_backward(shifted, W_enc, entries.latents, offsets, *entries.transposed)
         ctx.jump, ctx.sink = jump, sink
         return entries.pre - b_enc.index_select(0, entries.latents) if jump else entries.pre.clone()
 
@@ -185,13 +188,12 @@ class _Values(Function):
     @once_differentiable
     def backward(ctx, *grads: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         grad = grads[0]
-        x, W_enc, latents, rows, offsets, order = ctx.saved_tensors
+        x, W_enc, latents, offsets, *by_latent = ctx.saved_tensors
         grad_x = grad_W = grad_b = grad_centre = None
         if ctx.needs_input_grad[0]:
             grad_x = weighted_sums(W_enc, latents, offsets, grad)
         if ctx.needs_input_grad[1]:
-            transposed = Transposed.of(latents, rows, len(W_enc), order)
-            grad_W = _sum_or_leave(ctx.sink, EntrySum(transposed, grad, [x], [len(W_enc)]))
+            grad_W = _sum_or_leave(ctx.sink, EntrySum(Transposed(*by_latent), grad, [x], [len(W_enc)]))
         if ctx.needs_input_grad[2] or ctx.needs_input_grad[3]:
             per_latent = grad.new_zeros(len(W_enc)).index_add_(0, latents, grad)
             grad_b = None if ctx.jump else per_latent
@@ -211,24 +213,21 @@ class _Decode(Function):
         b_dec: Tensor | None,
         latents: Int[Tensor, " nnz"],
         offsets: Int[Tensor, " rows_and_1"],
-        order: Int[Tensor, " nnz"] | None,
+        transposed: Transposed,
         sizes: tuple[int, ...],
         sink: list[EntrySum] | None,
     ):
         batch, groups = len(offsets) - 1, len(sizes)
-        rows = torch.arange(batch).repeat_interleave(offsets.diff(), output_size=len(latents))
-        if order is None:
-            order = stable_order(latents, len(W_dec))
-        ctx.save_for_backward(values, W_dec, latents, rows, order)
-        ctx.sizes, ctx.batch, ctx.sink = sizes, batch, sink
+        ctx.save_for_backward(values, W_dec, *transposed)
+        ctx.sizes, ctx.sink = sizes, sink
         bags, of_dense = offsets, {}
         if groups > 1 or is_dense(len(latents), batch, len(W_dec)):
             # Entries lie in the order of rows, then of latents, so those of one row and group are neighbours.
             group = torch.bucketize(latents, torch.tensor([*accumulate(sizes)]), right=True)
             entries = torch.bincount(group, minlength=groups).tolist()
             matrices = [is_dense(n, batch, size) for n, size in zip(entries, sizes, strict=True)]
+            rows = torch.arange(batch).repeat_interleave(offsets.diff(), output_size=len(latents))
             if any(matrices):
-                transposed = Transposed.of(latents, rows, len(W_dec), order)
                 of_dense = _decode_dense(transposed, values, W_dec, sizes, batch, matrices)
                 kept = ~torch.tensor(matrices)[group]
                 values, latents, rows, group = values[kept], latents[kept], rows[kept], group[kept]
@@ -250,12 +249,12 @@ class _Decode(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, *grads: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        values, W_dec, latents, rows, order = ctx.saved_tensors
+        values, W_dec, *by_latent = ctx.saved_tensors
         # Result i belongs to the (i + 1)-th group from the end.
         tables = [*grads[0].contiguous()][::-1]
         grad_values = grad_W = None
         if any(ctx.needs_input_grad[:2]):
-            transposed = Transposed.of(latents, rows, len(W_dec), order)
+            transposed = Transposed(*by_latent)
             grad_values = transposed.dots(W_dec, tables, ctx.sizes) if ctx.needs_input_grad[0] else None
             if ctx.needs_input_grad[1]:
                 grad_W = _sum_or_leave(ctx.sink, EntrySum(transposed, values, tables, ctx.sizes))
@@ -278,7 +277,7 @@ def _decode_dense(
     """What the dense groups add to every row."""
     values = values.index_select(0, transposed.order)
     parts = {}
-    for block in transposed.blocks(sizes, max(sizes)):
+    for block in transposed.blocks(sizes, max(sizes), batch):
         if matrices[block.group]:
             with fast_float32():
                 parts[block.group] = transposed.matrix(block, values, batch).T @ W_dec[block.latents]

@@ -5,6 +5,8 @@ from typing import NamedTuple
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from overtone.ops.transposed import Transposed
+
 
 class Tally(NamedTuple):
     """What an encoder may have counted on its way.
@@ -21,15 +23,18 @@ class Tally(NamedTuple):
 
 
 class Entries(NamedTuple):
-    """Some entries of the pre-activations in the order of rows, then of latents, and the order that sorts them by latent."""
+    """Some entries of the pre-activations in the order of rows, then of latents, and seen from the latents."""
 
     pre: Float[Tensor, " entries"]
     rows: Int[Tensor, " entries"]
     latents: Int[Tensor, " entries"]
-    order: Int[Tensor, " entries"]
+    transposed: Transposed
     tally: Tally | None = None
 
     def where(self, kept: Bool[Tensor, " entries"]) -> "Entries":
         """Some of them."""
         place = kept.cumsum(0) - 1
-        return Entries(self.pre[kept], self.rows[kept], self.latents[kept], place[self.order[kept[self.order]]])
+        rows, latents, order = self.rows[kept], self.latents[kept], self.transposed.order
+        order = place[order[kept[order]]]
+        total = len(self.transposed.offsets) - 1
+        return Entries(self.pre[kept], rows, latents, Transposed.of(latents, rows, total, order))

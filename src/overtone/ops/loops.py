@@ -3,6 +3,7 @@
 from functools import cache
 from importlib.util import find_spec
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -32,7 +33,7 @@ def weighted_sums_into(
     offsets: Int[Tensor, " segments_and_1"],
     values: Float[Tensor, " nnz"],
 ) -> None:
-    """`weighted_sums` over segments that are many and short, of a table that fits in cache."""
+    """`weighted_sums` over segments that are many and short."""
     if not are_compiled():
         out.copy_(weighted_sums(table, index, offsets, values))
         return
@@ -60,3 +61,16 @@ def dots_into(
 
     compiled.as_torch()
     compiled.segment_dots(atoms.numpy(), table.numpy(), index.numpy(), offsets.numpy(), out.numpy())
+
+
+def sort_by_latent(
+    latents: Int[Tensor, " nnz"], rows: Int[Tensor, " nnz"], latents_total: int
+) -> tuple[Int[Tensor, " nnz"], Int[Tensor, " nnz"], Int[Tensor, " nnz"], Int[Tensor, " latents_and_1"]]:
+    """Entries in the order of latents: which are where, their latents and rows, and where each latent's start; compiled alone."""
+    from overtone.ops import compiled
+
+    order, by_latent, by_latent_rows = np.empty((3, len(latents)), np.int64)
+    offsets = np.zeros(latents_total + 1, np.int64)
+    compiled.sort_by_latent(latents.numpy(), rows.numpy(), offsets, order, by_latent, by_latent_rows)
+    order, by_latent, by_latent_rows = (torch.from_numpy(part) for part in (order, by_latent, by_latent_rows))
+    return order, by_latent, by_latent_rows, torch.from_numpy(offsets)

@@ -19,9 +19,17 @@ from torch import Tensor
 from overtone.ops import loops
 from overtone.ops.entries import Entries, Tally
 from overtone.ops.memory import lend
+from overtone.ops.select import kth_largest_at_least
+from overtone.ops.transposed import Transposed
 
-# Numbers of a piece of products, kept in cache (8 MiB), and rows below which the product itself is slow.
-_PIECE, _FEWEST = 2**21, 64
+# Numbers of a piece of products, kept in cache (8 MiB), and its rows: so few that they stay in cache beside.
+_PIECE, _PIECE_ROWS = 2**21, 512
+# Rows of a piece that has to have all latents, where the product gets slow below.
+_FEWEST_ROWS = 128
+# How many more entries of a batch are looked for than are wanted.
+_MARGIN = 1.15
+# How much more than its share of entries a part of a piece may have.
+_UNEVEN = 4
 # Where more than this share of all entries is active, other ways are faster.
 _MOST_ENTRIES = 1 / 24
 # Below this many products there is nothing to save.
@@ -41,12 +49,12 @@ class Quantised(NamedTuple):
     @classmethod
     def of(cls, table: Tensor) -> "Quantised":
         """A matrix, rounded."""
-        from overtone.ops import compiled
+        from overtone.ops import compiled, search
 
         levels = lend(*table.shape, dtype=np.int8)
         scale, norm, error = np.empty((3, len(table)), np.float32)
         compiled.as_torch()
-        compiled.quantise(table.numpy(), levels.numpy(), scale, norm, error)
+        search.quantise(table.numpy(), levels.numpy(), scale, norm, error)
         return cls(levels, scale, norm, error)
 
     def bounds(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -80,49 +88,109 @@ def is_worthwhile(x: Tensor, W: Tensor) -> bool:
 @torch.no_grad()
 def above(x: Tensor, W: Tensor, b: Tensor, threshold: float) -> Entries | None:
     """The entries of x Wᵀ + b above the threshold; None: there are many, other ways are faster."""
-    from overtone.ops import compiled
+    from overtone.ops import compiled, search
 
     x, W, b = x.contiguous(), W.contiguous(), b.contiguous()
     batch, latents = len(x), len(W)
     rows = Quantised.of(x)
-    bounds = rows.bounds()
-    limit = (threshold - b - 2.0**-20 * (b.abs() + abs(threshold))).numpy()
+    bounds, bias = rows.bounds(), b.numpy()
+    limit = threshold - bias - np.float32(2.0**-20) * (np.abs(bias) + np.float32(abs(threshold)))
     # A threshold within the bound of 0 lets half of the rows through.
     if (limit <= 2 * bounds[1].max()).mean() > _MOST_ENTRIES or not np.isfinite(rows.norm).all():
         return None
     atoms = Quantised.of(W)
-    fired, peak = np.empty(latents, np.int64), np.empty(latents, np.float32)
-    size = min(max(_FEWEST, _PIECE // batch), latents)
-    products = lend(size, batch, dtype=np.int32)
-    threads = compiled.as_torch()
-    room = round(_MOST_ENTRIES * size * batch / threads) + batch
-    of_row, value = np.empty((threads, room), np.int64), np.empty((threads, room), np.float32)
-    counts, found = np.zeros(threads, np.int64), []
-    for start in range(0, latents, size):
-        piece = atoms.levels[start : start + size]
-        here = products[: len(piece)]
-        torch._int_mm(piece, rows.levels.T, out=here)  # pyright: ignore[reportPrivateImportUsage]
-        compiled.find_above(
-            here.numpy(), start, x.numpy(), W.numpy(), limit, b.numpy(), *bounds, atoms.scale, atoms.norm, atoms.error,
-            np.float32(threshold), of_row, value, fired, peak, counts,
+    of_atoms = atoms.scale, atoms.norm, atoms.error
+    short = min(batch, _PIECE_ROWS)
+    size = min(_PIECE // short, latents)
+    products = lend(size * short, dtype=np.int32)
+    found, most = np.empty(compiled.PARTS, np.int64), round(_MOST_ENTRIES * latents * batch) + batch
+    line = round(_UNEVEN * _MOST_ENTRIES * size * short / compiled.PARTS) + short
+    lines = [np.empty((compiled.PARTS, line), dtype) for dtype in (np.int32, np.int32, np.float32)]
+    entries = [np.empty(most, dtype) for dtype in (np.int32, np.int32, np.float32)]
+    tally, total = (np.zeros(latents, np.int64), np.zeros(latents, np.float32)), 0
+    compiled.as_torch()
+    for latent in range(0, latents, size):
+        levels = atoms.levels[latent : latent + size]
+        for row in range(0, batch, short):
+            piece = slice(row, row + short)
+            part = rows.levels[piece]
+            here = products[: len(levels) * len(part)].view(len(levels), len(part))
+            torch._int_mm(levels, part.T, out=here)  # pyright: ignore[reportPrivateImportUsage]
+            search.find_above(
+                here.numpy(), latent, row, x[piece].numpy(), W.numpy(), limit, bias, *(bound[piece] for bound in bounds),
+                *of_atoms, np.float32(threshold), *lines, *tally, found,
+            )  # fmt: skip
+            total = search.append(*lines, found, *entries, total)
+            if total < 0:
+                return None
+    return _in_both_orders([part[:total] for part in entries], tally, batch)
+
+
+@torch.no_grad()
+def largest(x: Tensor, W: Tensor, b: Tensor, k: int, *, signed: bool = False) -> Entries | None:
+    """The k largest entries of every row of x Wᵀ + b, where they are positive, or in size; None: others are faster."""
+    from overtone.ops import compiled, search
+
+    x, W, b = x.contiguous(), W.contiguous(), b.contiguous()
+    batch, total = len(x), len(W)
+    rows, atoms = Quantised.of(x), Quantised.of(W)
+    if not (np.isfinite(rows.norm).all() and np.isfinite(atoms.norm).all()):
+        return None
+    bounds, of_atoms = rows.bounds(), (atoms.scale, atoms.norm, atoms.error)
+    size = min(batch, max(_FEWEST_ROWS, _PIECE // total))
+    products = lend(size * total, dtype=np.int32)
+    latents, values = np.empty((batch, k), np.int64), np.empty((batch, k), np.float32)
+    found, asked = np.empty((2, batch), np.int64)
+    compiled.as_torch()
+    for row in range(0, batch, size):
+        piece = slice(row, row + size)
+        part = rows.levels[piece]
+        here = products[: len(part) * total].view(len(part), total)
+        torch._int_mm(part, atoms.levels.T, out=here)  # pyright: ignore[reportPrivateImportUsage]
+        search.find_largest(
+            here.numpy(), x[piece].numpy(), W.numpy(), b.numpy(), *(bound[piece] for bound in bounds), *of_atoms,
+            k, signed, latents[piece], values[piece], found[piece], asked[piece],
         )  # fmt: skip
-        if counts.min() < 0:
+        if asked[piece].mean() > _MOST_ENTRIES * total:
             return None
-        found += [(of_row[t, :n].copy(), value[t, :n].copy()) for t, n in enumerate(counts)]
-    return _in_order_of_rows(found, fired, peak, batch)
+    kept = np.arange(k) < found[:, None]
+    of_row, of_latent = torch.from_numpy(np.arange(batch).repeat(found)), torch.from_numpy(latents[kept])
+    return Entries(torch.from_numpy(values[kept]), of_row, of_latent, Transposed.of(of_latent, of_row, total))
 
 
-def _in_order_of_rows(
-    found: list[tuple[np.ndarray, np.ndarray]], fired: np.ndarray, peak: np.ndarray, batch: int
-) -> Entries:
-    """Rows and values of the entries of one latent after the other, sorted by row."""
-    from overtone.ops import compiled
+@torch.no_grad()
+def largest_of_batch(x: Tensor, W: Tensor, b: Tensor, k: int) -> Entries | None:
+    """The k · batch largest entries of x Wᵀ + b, where they are positive; None: others are faster.
 
-    row, value = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    offsets = np.zeros(batch + 1, np.int64)
-    rows, latents, order = np.empty((3, len(row)), np.int64)
-    values = np.empty(len(row), np.float32)
-    compiled.by_row(row, value, fired, offsets, rows, latents, values, order)
-    tally = Tally(*map(torch.from_numpy, (offsets, fired, peak)))
-    places = (torch.from_numpy(array) for array in (rows, latents, order))
-    return Entries(torch.from_numpy(values), *places, tally=tally)
+    Some of the rows say about where the smallest of them lies. Entries above a little less are found; are they enough, the
+    largest are among them.
+    """
+    from overtone.ops import compiled, search
+
+    some = x[:: max(1, len(x) // _FEWEST_ROWS)].contiguous()
+    rows, atoms = Quantised.of(some), Quantised.of(W.contiguous())
+    products, about = lend(len(some), len(W), dtype=np.int32), lend(len(some), len(W)).numpy()
+    torch._int_mm(rows.levels, atoms.levels.T, out=products)  # pyright: ignore[reportPrivateImportUsage]
+    compiled.as_torch()
+    search.approximate(products.numpy(), rows.scale, atoms.scale, b.contiguous().numpy(), about)
+    rank = min(round(_MARGIN * k * len(some)), about.size)
+    threshold = max(0.0, float(kth_largest_at_least(about.reshape(1, -1), rank)[0]))
+    entries = above(x, W, b, threshold)
+    if entries is None or (len(entries.pre) < k * len(x) and threshold > 0):
+        return None
+    return entries
+
+
+def _in_both_orders(entries: list[np.ndarray], tally: tuple[np.ndarray, np.ndarray], batch: int) -> Entries:
+    """Rows, latents and values of entries, sorted by row and by latent."""
+    from overtone.ops import search
+
+    (fired, peak), total = tally, len(entries[0])
+    row_offsets, latent_offsets = np.zeros(batch + 1, np.int64), np.zeros(len(fired) + 1, np.int64)
+    by_row, by_latent = np.empty((2, 2, total), np.int64)
+    order, values = np.empty(total, np.int64), np.empty(total, np.float32)
+    search.sort_both(*entries, row_offsets, latent_offsets, by_row, values, order, by_latent)
+    transposed = Transposed(*map(torch.from_numpy, (order, *by_latent, latent_offsets)))
+    counted = Tally(*map(torch.from_numpy, (row_offsets, fired, peak)))
+    of_row, of_latent = map(torch.from_numpy, by_row)
+    return Entries(torch.from_numpy(values), of_row, of_latent, transposed, counted)

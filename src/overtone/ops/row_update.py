@@ -5,7 +5,7 @@ Apart, these are a dozen passes over matrices that fit in no cache; together eac
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from overtone.ops import loops
 from overtone.ops.deferred import EntrySum
 from overtone.ops.memory import lend
 from overtone.ops.precision import fast_float32
-from overtone.ops.transposed import BLOCK, Block
+from overtone.ops.transposed import BLOCK, Block, is_dense
 
 # Sums over few entries that a pass takes as they are; an encoder's and a decoder's are two.
 _SUMS = 2
@@ -39,10 +39,10 @@ class AdamStep(NamedTuple):
     step: int
 
     def numbers(self) -> np.ndarray:
-        """What a row needs of it: 1 − β₁, β₂, 1 − β₂, the rate with the first moment's correction, √ of the second's, ε."""
+        """What a row needs of it: 1 − β₁, β₂, 1 − β₂, the rate with the first moment's correction, 1 / √ of the second's, ε."""
         first, second = self.betas
         rate, root = self.lr / (1 - first**self.step), math.sqrt(1 - second**self.step)
-        return np.array([1 - first, second, 1 - second, rate, root, self.eps], np.float32)
+        return np.array([1 - first, second, 1 - second, rate, 1 / root, self.eps], np.float32)
 
 
 class Rows(NamedTuple):
@@ -85,11 +85,11 @@ def update_rows(
         few: list[np.ndarray] = []
         for one, values in zip(sums, sorted_values, strict=True):
             table, bounds = one.table_of(latents.start), one.transposed.offsets[latents.start : latents.stop + 1]
-            block = Block(0, latents, slice(int(bounds[0]), int(bounds[-1])))
-            if block.is_dense(len(table)):
-                given = _added(given, one, block, values, table)
+            entries = slice(int(bounds[0]), int(bounds[-1]))
+            if is_dense(entries.stop - entries.start, len(table), latents.stop - latents.start):
+                given = _added(given, one, Block(0, latents, entries, True), values, table)
             else:
-                parts = table, one.transposed.rows[block.entries], bounds - block.entries.start, values[block.entries]
+                parts = table, one.transposed.rows[entries], bounds - entries.start, values[entries]
                 few += [part.contiguous().numpy() for part in parts]
         dense = np.empty((0, d), np.float32) if given is None else given.contiguous().numpy()
         none = [np.empty((0, d), np.float32), np.empty(0, np.int64), np.zeros(1, np.int64), np.empty(0, np.float32)]
@@ -100,13 +100,23 @@ def update_rows(
 
 
 def _blocks(latents: int, sums: Sequence[EntrySum], width: int) -> Iterator[slice]:
-    """Neighbouring latents of one group of every sum, at most so many."""
-    cuts = {0, latents}
+    """Neighbouring latents of one group of every sum: at most so many, or any number that are dense in none."""
+    ends = {latents}
     for one in sums:
-        cuts.update(np.cumsum(one.sizes).tolist())
-    for first, end in pairwise(sorted(cuts)):
-        for start in range(first, end, width):
-            yield slice(start, min(start + width, end))
+        ends.update(accumulate(one.sizes))
+    first = 0
+    for end in sorted(ends):
+        cuts = [*range(first, end, width), end]
+        entries = [(one.transposed.offsets[cuts].tolist(), len(one.tables[0])) for one in sums]
+        for i, (start, stop) in enumerate(pairwise(cuts)):
+            if any(is_dense(at[i + 1] - at[i], batch, stop - start) for at, batch in entries):
+                if first < start:
+                    yield slice(first, start)
+                yield slice(start, stop)
+                first = stop
+        if first < end:
+            yield slice(first, end)
+        first = end
 
 
 def _added(given: Tensor | None, one: EntrySum, block: Block, values: Tensor, table: Tensor) -> Tensor:

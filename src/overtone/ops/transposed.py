@@ -3,7 +3,7 @@
 Latents that fire often are dense: a block of atoms with enough entries is one matrix product, not many sums of rows.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
-from overtone.ops.loops import dots_into, weighted_sums_into
+from overtone.ops.loops import are_compiled, dots_into, sort_by_latent, weighted_sums_into
 from overtone.ops.memory import lend
 from overtone.ops.precision import fast_float32
 
@@ -29,20 +29,18 @@ class Block(NamedTuple):
         group: index of the group.
         latents: of the block.
         entries: places of their entries, in the order of latents.
+        dense: whether so many of its codes are not zero that it is treated as a matrix.
     """
 
     group: int
     latents: slice
     entries: slice
+    dense: bool
 
     @property
     def width(self) -> int:
         """How many latents."""
         return self.latents.stop - self.latents.start
-
-    def is_dense(self, batch: int) -> bool:
-        """Whether so many of its codes are not zero that it is treated as a matrix."""
-        return is_dense(self.entries.stop - self.entries.start, batch, self.width)
 
 
 class Transposed(NamedTuple):
@@ -72,12 +70,17 @@ class Transposed(NamedTuple):
         order: Int[Tensor, " nnz"] | None = None,
     ) -> "Transposed":
         """From the entries in the order of rows, and the order by latent where that is known."""
+        if are_compiled():
+            return cls(*sort_by_latent(latents, rows, latents_total))
         order = stable_order(latents, latents_total) if order is None else order
         offsets = pad(torch.bincount(latents, minlength=latents_total).cumsum(0), (1, 0))
         return cls(order, latents.index_select(0, order), rows.index_select(0, order), offsets)
 
-    def blocks(self, sizes: Sequence[int], width: int) -> Iterator[Block]:
-        """The latents of groups of these sizes in blocks of at most `width`."""
+    def blocks(self, sizes: Sequence[int], width: int, batch: int) -> list[Block]:
+        """The latents of groups of these sizes in blocks of at most `width`, of rows of a batch.
+
+        Compiled loops take neighbouring blocks that are not dense as one, however many.
+        """
         firsts, groups, total = [], [], 0
         for group, size in enumerate(sizes):
             starts = range(total, total + size, width)
@@ -86,8 +89,16 @@ class Transposed(NamedTuple):
             total += size
         ends = [*firsts[1:], total]
         entries = self.offsets[torch.tensor([*firsts, total])].tolist()
+        blocks: list[Block] = []
         for i, (group, first, end) in enumerate(zip(groups, firsts, ends, strict=True)):
-            yield Block(group, slice(first, end), slice(entries[i], entries[i + 1]))
+            dense = is_dense(entries[i + 1] - entries[i], batch, end - first)
+            block, before = Block(group, slice(first, end), slice(entries[i], entries[i + 1]), dense), blocks[-1:]
+            if before and are_compiled() and not dense and (before[0].group, before[0].dense) == (group, False):
+                blocks.pop()
+                first, start = before[0].latents.start, before[0].entries.start
+                block = Block(group, slice(first, end), slice(start, entries[i + 1]), False)
+            blocks.append(block)
+        return blocks
 
     def sums(
         self, values: Float[Tensor, " nnz"], tables: Sequence[Float[Tensor, "batch d"]], sizes: Sequence[int]
@@ -96,9 +107,9 @@ class Transposed(NamedTuple):
         values = values.index_select(0, self.order)
         d = tables[0].shape[1]
         out = lend(len(self.offsets) - 1, d)
-        for block in self.blocks(sizes, max(1, BLOCK // d)):
+        for block in self.blocks(sizes, max(1, BLOCK // d), len(tables[0])):
             table, here = tables[block.group], block.entries
-            if block.is_dense(len(table)):
+            if block.dense:
                 with fast_float32():
                     torch.mm(self.matrix(block, values, len(table)), table, out=out[block.latents])
             else:
@@ -111,9 +122,9 @@ class Transposed(NamedTuple):
     ) -> Float[Tensor, " nnz"]:
         """atoms[latent] · table[row] for every entry, each group with its own table; in the order of the codes."""
         sorted_dots = lend(len(self.order))
-        for block in self.blocks(sizes, max(1, BLOCK // atoms.shape[1])):
+        for block in self.blocks(sizes, max(1, BLOCK // atoms.shape[1]), len(tables[0])):
             table, here = tables[block.group], block.entries
-            if block.is_dense(len(table)):
+            if block.dense:
                 with fast_float32():
                     products = torch.mm(atoms[block.latents], table.T, out=lend(block.width, len(table)))
                 torch.index_select(products.view(-1), 0, self._places(block, len(table)), out=sorted_dots[here])
