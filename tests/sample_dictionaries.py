@@ -1,8 +1,11 @@
 """Dictionaries of every kind, with weights that no rounding could have made."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
+
 from overtone import (
     AbsTopK,
     BatchTopK,
@@ -22,18 +25,35 @@ from overtone import (
     TopK,
 )
 
-D, D_OUT, M = 12, 10, 24
+
+class Size(NamedTuple):
+    d: int
+    d_out: int
+    latents: int
+
+
+SMALL = Size(12, 10, 24)
 TRAINED = Parametrisation(tied=False, scale=False, bias="trained", input_norm="none")
-TRANSCODER = Layout((Block("mlp_in.3", D),), (Block("mlp_out.3", D_OUT),))
-SQUARE = Layout((Block("mlp_in.3", D),), (Block("mlp_out.3", D),))
+
+
+def transcoder(size: Size) -> Layout:
+    return Layout((Block("mlp_in.3", size.d),), (Block("mlp_out.3", size.d_out),))
+
+
+def square(size: Size) -> Layout:
+    return transcoder(size._replace(d_out=size.d))
 
 
 def made(
-    select: Selection, parametrisation: Parametrisation = TRAINED, layout: Layout | int = D, dtype=torch.float32, seed=0
+    size: Size,
+    select: Selection,
+    parametrisation: Parametrisation = TRAINED,
+    layout: Layout | None = None,
+    dtype=torch.float32,
 ) -> Dictionary:
     """A dictionary with random weights, some latents of which fire on rows of norm 1 to 10."""
-    dictionary = Dictionary(layout, M, select, parametrisation, seed=seed)
-    generator = torch.Generator().manual_seed(seed)
+    dictionary = Dictionary(layout or size.d, size.latents, select, parametrisation)
+    generator = torch.Generator().manual_seed(0)
     steered = isinstance(select, (JumpReLU, Threshold))
     with torch.no_grad():
         for name, value in dictionary.state_dict().items():
@@ -47,52 +67,50 @@ def made(
             elif name in ("b_dec", "r_mag") or (name == "centre" and dictionary.parametrisation.centre != "none"):
                 value.copy_(0.1 * noise)
             elif name in ("W_enc", "W_skip"):
-                value.copy_(noise / D**0.5)
+                value.copy_(noise / size.d**0.5)
     return dictionary.to(dtype)
 
 
 def with_(**changes) -> Parametrisation:
-    from dataclasses import replace
-
     return replace(TRAINED, **changes)
 
 
 ROW = with_(input_norm="row")
-KINDS: dict[str, Callable[[], Dictionary]] = {
-    "gba": lambda: made(JumpReLU(), Parametrisation(centre="fixed")),
-    "gba, rows as they are": lambda: made(JumpReLU(), Parametrisation(input_norm="none")),
-    "gba, one scale": lambda: made(JumpReLU(), Parametrisation(input_norm="site")),
-    "gba untied": lambda: made(JumpReLU(), Parametrisation(tied=False)),
-    "relu": lambda: made(ReLU()),
-    "relu, uncentred": lambda: made(ReLU(), with_(centre="none")),
-    "relu, rms": lambda: made(ReLU(), with_(input_norm="rms")),
-    "relu, double": lambda: made(ReLU(), dtype=torch.float64),
-    "l1, rows": lambda: made(ReLU(), with_(input_norm="row", scale=True)),
-    "jumprelu": lambda: made(ThresholdJumpReLU()),
-    "jumprelu, rows": lambda: made(ThresholdJumpReLU(), ROW),
-    "thresholds": lambda: made(LatentThreshold()),
-    "thresholds, uncentred": lambda: made(LatentThreshold(), with_(centre="none")),
-    "threshold": lambda: made(Threshold(0.1)),
-    "topk": lambda: made(TopK(3)),
-    "topk, uncentred": lambda: made(TopK(3), with_(centre="none")),
-    "topk, rows": lambda: made(TopK(3), ROW),
-    "abstopk": lambda: made(AbsTopK(3)),
-    "groupmax": lambda: made(GroupMax(4)),
-    "batchtopk": lambda: made(BatchTopK(3)),
-    "gated": lambda: made(Gated()),
-    "gated, rows": lambda: made(Gated(), ROW),
-    "gated, uncentred": lambda: made(Gated(), with_(centre="none")),
-    "pursuit": lambda: made(MatchingPursuit(4, 0.5), Parametrisation(scale=False, input_norm="none")),
-    "pursuit, rows": lambda: made(MatchingPursuit(4, 0.5, True), Parametrisation(scale=False)),
-    "transcoder": lambda: made(ReLU(), with_(input_norm="site"), TRANSCODER),
-    "gba transcoder": lambda: made(JumpReLU(), Parametrisation(tied=False, input_norm="site"), TRANSCODER),
-    "row transcoder": lambda: made(ThresholdJumpReLU(), ROW, TRANSCODER),
-    "skip transcoder": lambda: made(ReLU(), with_(input_norm="site", skip=True), SQUARE),
-    "gba skip transcoder": lambda: made(
-        JumpReLU(), Parametrisation(tied=False, input_norm="site", skip=True), SQUARE
+KINDS: dict[str, Callable[[Size], Dictionary]] = {
+    "gba": lambda n: made(n, JumpReLU(), Parametrisation(centre="fixed")),
+    "gba, rows as they are": lambda n: made(n, JumpReLU(), Parametrisation(input_norm="none")),
+    "gba, one scale": lambda n: made(n, JumpReLU(), Parametrisation(input_norm="site")),
+    "gba untied": lambda n: made(n, JumpReLU(), Parametrisation(tied=False)),
+    "relu": lambda n: made(n, ReLU()),
+    "relu, uncentred": lambda n: made(n, ReLU(), with_(centre="none")),
+    "relu, rms": lambda n: made(n, ReLU(), with_(input_norm="rms")),
+    "relu, double": lambda n: made(n, ReLU(), dtype=torch.float64),
+    "l1, rows": lambda n: made(n, ReLU(), with_(input_norm="row", scale=True)),
+    "jumprelu": lambda n: made(n, ThresholdJumpReLU()),
+    "jumprelu, rows": lambda n: made(n, ThresholdJumpReLU(), ROW),
+    "thresholds": lambda n: made(n, LatentThreshold()),
+    "thresholds, uncentred": lambda n: made(n, LatentThreshold(), with_(centre="none")),
+    "threshold": lambda n: made(n, Threshold(0.1)),
+    "topk": lambda n: made(n, TopK(3)),
+    "topk, uncentred": lambda n: made(n, TopK(3), with_(centre="none")),
+    "topk, rows": lambda n: made(n, TopK(3), ROW),
+    "abstopk": lambda n: made(n, AbsTopK(3)),
+    "groupmax": lambda n: made(n, GroupMax(4)),
+    "batchtopk": lambda n: made(n, BatchTopK(3)),
+    "gated": lambda n: made(n, Gated()),
+    "gated, rows": lambda n: made(n, Gated(), ROW),
+    "gated, uncentred": lambda n: made(n, Gated(), with_(centre="none")),
+    "pursuit": lambda n: made(n, MatchingPursuit(4, 0.5), Parametrisation(scale=False, input_norm="none")),
+    "pursuit, rows": lambda n: made(n, MatchingPursuit(4, 0.5, True), Parametrisation(scale=False)),
+    "transcoder": lambda n: made(n, ReLU(), with_(input_norm="site"), transcoder(n)),
+    "gba transcoder": lambda n: made(n, JumpReLU(), Parametrisation(tied=False, input_norm="site"), transcoder(n)),
+    "row transcoder": lambda n: made(n, ThresholdJumpReLU(), ROW, transcoder(n)),
+    "skip transcoder": lambda n: made(n, ReLU(), with_(input_norm="site", skip=True), square(n)),
+    "gba skip transcoder": lambda n: made(
+        n, JumpReLU(), Parametrisation(tied=False, input_norm="site", skip=True), square(n)
     ),
-    "topk skip transcoder": lambda: made(TopK(3), with_(skip=True, input_norm="site"), SQUARE),
-    "groupmax transcoder": lambda: made(GroupMax(4), with_(centre="none"), SQUARE),
+    "topk skip transcoder": lambda n: made(n, TopK(3), with_(skip=True, input_norm="site"), square(n)),
+    "groupmax transcoder": lambda n: made(n, GroupMax(4), with_(centre="none"), square(n)),
 }
 S, DL, SP, G1, G2, CT = "saelens", "dictionary_learning", "sparsify", "gemma_scope_1", "gemma_scope_2", "circuit_tracer"
 JUMPS = (S, DL, G1, G2)

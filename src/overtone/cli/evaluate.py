@@ -14,6 +14,9 @@ from torch import Tensor
 from overtone import checkpoint
 from overtone.cli.common import console, finite_again, progress_bar, resumable, tell_sites, write_json
 from overtone.cli.rows import EVALUATED, held_out_documents, model_of, open_store, source_of
+from overtone import formats
+from overtone.cli.common import console, tell_sites, write_json
+from overtone.cli.rows import EVALUATED, held_out_documents, model_of, open_store, run_at, source_of
 from overtone.data.source import FileSource, read_matrix
 from overtone.data.store import HELD_OUT, TRAIN, Store
 from overtone.data.stream import Batch, check_rows
@@ -22,7 +25,7 @@ from overtone.layout import Layout
 from overtone.metrics import downstream as metrics
 from overtone.metrics.reconstruction import evaluate as reconstruction
 from overtone.report.tables import metrics_table
-from overtone.runs import CONFIG, RunFolder
+from overtone.runs import RunFolder
 from overtone.seeds import generator
 from overtone.users_code import parts_named
 from overtone.version import __version__
@@ -53,6 +56,9 @@ def evaluate(
     Args:
         runs: run folders, or folders with a dictionary (then give --activations or --store).
         activations: rows to measure on instead of a run's own held-out ones: .npy, .safetensors or .parquet.
+        run: a run folder, or a dictionary of overtone's or of another tool's, hub:OWNER/NAME too (then give --activations or
+            --store).
+        activations: rows to measure on instead of the run's own held-out ones: .npy, .safetensors or .parquet.
         tensor: which tensor of the safetensors file, or column of the Parquet file.
         store: a store whose held-out rows to measure on instead.
         site: which site of that store, or which several of a crosscoder (default: the run's own).
@@ -109,6 +115,10 @@ def _measure(
     name: str, dictionary: Dictionary, batches: Iterable[Tensor | Batch], where: str, layout: Layout
 ) -> dict[str, Any]:
     """What the rows say of a dictionary."""
+    own = parts_named(parts)
+    dictionary = formats.load(run, parts=own)
+    folder = run_at(run, own)
+    batches, where, layout = held_out_rows(run, folder, activations, tensor, store, site, target, rows, seed)
     _check_layout(layout, where, dictionary.layout)
     with _watched(name, batches) as seen:
         stats = reconstruction(dictionary, seen)

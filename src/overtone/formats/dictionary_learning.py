@@ -47,7 +47,11 @@ def pack(plain: Plain, info: dict[str, Any]) -> tuple[dict[str, Tensor], dict[st
         tensors = {"encoder.weight": plain.W_enc, "encoder.bias": plain.b_enc, "decoder.weight": plain.W_dec.T}
         tensors[BIASES.get(name, "b_dec")] = plain.b_dec
     if isinstance(plain.select, Gated):
-        tensors |= {"gate_bias": tensors.pop("encoder.bias"), "mag_bias": plain.own["b_mag"], "r_mag": plain.own["r_mag"]}
+        tensors |= {
+            "gate_bias": tensors.pop("encoder.bias"),
+            "mag_bias": plain.own["b_mag"],
+            "r_mag": plain.own["r_mag"],
+        }
     elif isinstance(plain.select, LatentThreshold):
         tensors["threshold"] = plain.own["thresholds"]
     if isinstance(plain.select, (TopK, BatchTopK)):
@@ -77,10 +81,16 @@ def _class(plain: Plain, info: dict[str, Any]) -> tuple[str, list[int]]:
         return ("MatryoshkaBatchTopKSAE" if groups else "BatchTopKSAE"), groups
     if isinstance(select, ReLU):
         return ("AutoEncoder" if plain.centred else "AutoEncoderNew"), []
-    for kind, name in ((TopK, "AutoEncoderTopK"), (LatentThreshold, "JumpReluAutoEncoder"), (Gated, "GatedAutoEncoder")):
+    for kind, name in (
+        (TopK, "AutoEncoderTopK"),
+        (LatentThreshold, "JumpReluAutoEncoder"),
+        (Gated, "GatedAutoEncoder"),
+    ):
         if isinstance(select, kind):
             return name, []
-    raise FormatError(f"dictionary_learning has no dictionary that selects by {select}; export it to saelens or sparsify, which have more of them")
+    raise FormatError(
+        f"dictionary_learning has no dictionary that selects by {select}; export it to saelens or sparsify, which have more"
+    )
 
 
 def _config(plain: Plain, name: str, info: dict[str, Any]) -> dict[str, Any]:
@@ -142,7 +152,13 @@ def _k(counts: dict[str, Tensor], trainer: dict[str, Any], name: str, where: str
 
 def _groups(counts: dict[str, Tensor], latents: int, where: str) -> list[int]:
     sizes = counts.get("group_sizes")
-    if sizes is None or sizes.ndim != 1 or sizes.is_floating_point() or sum(sizes.tolist()) != latents or sizes.min() < 1:
+    if (
+        sizes is None
+        or sizes.ndim != 1
+        or sizes.is_floating_point()
+        or sum(sizes.tolist()) != latents
+        or sizes.min() < 1
+    ):
         raise FormatError(f"{where}: group_sizes are not positive whole numbers with sum {latents}")
     return list(map(int, sizes.tolist()))
 
@@ -155,4 +171,3 @@ def _selection(name: str, tensors: dict[str, Tensor], k: int) -> tuple[Selection
     if name in ("BatchTopKSAE", "MatryoshkaBatchTopKSAE"):
         return BatchTopK(k), {"threshold": tensors["threshold"]}
     return (TopK(k) if k else ReLU()), {}
-

@@ -1,8 +1,8 @@
 """What an export rounds or forgets, kept beside it in `overtone.safetensors`, so that reading it back is bit for bit.
 
-Output scales, scales of rows and trained thresholds are folded into the weights that another tool reads, and folding rounds. Where
-that loses anything, the file beside holds what cannot be found in the other tool's file, and where to find the rest. Other tools do
-not look at it. It counts only as long as folding what it describes gives the other file's tensors bit for bit.
+Output scales, scales of rows and trained thresholds are folded into the weights that another tool reads, and folding rounds.
+Where that loses anything, the file beside holds what cannot be found in the other tool's file, and where to find the rest. Other
+tools do not look at it. It counts only as long as folding what it describes gives the other file's tensors bit for bit.
 """
 
 import json
@@ -22,7 +22,9 @@ from overtone.formats.table import Format
 FILE, NOTE = "overtone.safetensors", "overtone"
 
 
-def write(dictionary: Dictionary, entry: Format, tensors: dict[str, Tensor], config: dict[str, Any], folder: Path) -> None:
+def write(
+    dictionary: Dictionary, entry: Format, tensors: dict[str, Tensor], config: dict[str, Any], folder: Path
+) -> None:
     """Write the file beside an export, unless the export alone gives the dictionary back."""
     described = checkpoint.describe(dictionary, {})
     again = unfold(entry.unpack(dict(tensors), config, "export")[0])

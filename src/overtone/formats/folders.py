@@ -61,8 +61,8 @@ def read(path: str | Path, *, parts: Iterable[type] = ()) -> Found:
         return _read(*foreign)
     if path.is_file():
         raise FormatError(
-            f"{path} is no file of a format that overtone reads ({', '.join(e.weights for e in FORMATS.values())}); other pickles "
-            "(.pt, .pth, .pkl) can run code and are never opened"
+            f"{path} is no file of a format that overtone reads ({', '.join(e.weights for e in FORMATS.values())}); other "
+            "pickles (.pt, .pth, .pkl) can run code and are never opened"
         )
     if path.is_dir() and not is_own(path):
         inside = [p.name for p in sorted(path.glob("*")) if p.is_dir() and table.recognise(p)]
@@ -72,10 +72,10 @@ def read(path: str | Path, *, parts: Iterable[type] = ()) -> Found:
     return Found(dictionary, OVERTONE, checkpoint.info(path))
 
 
-def is_own(path: Path) -> bool:
+def is_own(path: str | Path) -> bool:
     """Whether a path holds a dictionary or a run of overtone."""
     try:
-        return bool(checkpoint.find(path))
+        return bool(checkpoint.find(Path(path)))
     except FileNotFoundError:
         return False
 
@@ -120,7 +120,9 @@ def export(dictionary: Dictionary, path: str | Path, to: str, info: dict[str, An
     tensors = {name: value.detach().contiguous() for name, value in tensors.items()}
     for name, value in tensors.items():
         if not value.isfinite().all():
-            raise FormatError(f"tensor {name!r} would have NaN or Inf in {entry.what}: the dictionary has, or its scales are extreme")
+            raise FormatError(
+                f"tensor {name!r} would have NaN or Inf in {entry.what}: the dictionary has, or its scales are extreme"
+            )
 
     def write(folder: Path) -> None:
         entry.write(folder / entry.weights, tensors)

@@ -1,4 +1,4 @@
-"""Gemma Scope 1 (`params.npz`, also its transcoders), Gemma Scope 2 (`params.safetensors` and `config.json`), and circuit-tracer's transcoders.
+"""Gemma Scope 1 (`params.npz`, also its transcoders) and 2 (`params.safetensors`, `config.json`); circuit-tracer's transcoders.
 
 All of them have JumpReLU (circuit-tracer ReLU as well) on rows as they are, from which nothing is subtracted.
 """
@@ -62,7 +62,9 @@ def _plain(tensors: dict[str, Tensor], sites: tuple[str, ...], skip: Tensor | No
 def pack_1(plain: Plain, info: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Arrays; there is no configuration. What tells a transcoder is that its matrices are spelt W_enc and W_dec."""
     if plain.W_skip is not None:
-        raise FormatError("params.npz has no linear path; export this skip transcoder to gemma_scope_2, saelens or circuit_tracer")
+        raise FormatError(
+            "params.npz has no linear path; export this skip transcoder to gemma_scope_2, saelens or circuit_tracer"
+        )
     tensors = _lower(plain, "Gemma Scope")
     return ({UPPER.get(name, name): value for name, value in tensors.items()} if plain.transcoder else tensors), {}
 
@@ -105,7 +107,9 @@ def unpack_2(tensors: dict[str, Tensor], config: dict[str, Any], where: str) -> 
     # An autoencoder names no other place to write to, and no linear path, not even one that is absent.
     transcoder = "affine_connection" in config or skip is not None or bool(writes and writes != reads)
     if not transcoder and sizes["d_in"] != sizes["d_out"]:
-        raise FormatError(f"{where}: reads {sizes['d_in']} numbers and writes {sizes['d_out']}, but is called no transcoder")
+        raise FormatError(
+            f"{where}: reads {sizes['d_in']} numbers and writes {sizes['d_out']}, but is called no transcoder"
+        )
     sites = (reads or "input", writes or "output") if transcoder else ("",)
     plain = _plain(tensors, sites, None if skip is None else skip.T.contiguous())
     told = {"model": setting(config, "model_name", str, where, ""), "site": reads}

@@ -27,7 +27,9 @@ def read_config(path: Path) -> dict[str, Any]:
     """A JSON object."""
     try:
         if path.stat().st_size > LARGEST_CONFIG:
-            raise FormatError(f"{path} has {path.stat().st_size:,} bytes; a configuration has at most {LARGEST_CONFIG:,}")
+            raise FormatError(
+                f"{path} has {path.stat().st_size:,} bytes; a configuration has at most {LARGEST_CONFIG:,}"
+            )
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise FormatError(f"{path} is missing: the folder is incomplete") from error
@@ -100,7 +102,9 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> Ten
         content = file.read()
     count = int(np.prod(shape, dtype=object))
     if min(shape, default=1) < 0 or len(content) != count * dtype.itemsize:
-        raise FormatError(f"{path}: array {member.filename!r} of shape {shape} has {len(content):,} bytes; it is damaged")
+        raise FormatError(
+            f"{path}: array {member.filename!r} of shape {shape} has {len(content):,} bytes; it is damaged"
+        )
     array = np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
     return torch.from_numpy(np.array(array.astype(dtype.newbyteorder("="), copy=False), order="C"))
 

@@ -1,8 +1,8 @@
 """SAELens: a folder with `cfg.json` and `sae_weights.safetensors` (written for 6.x, read from 3.x on).
 
-Its own architectures: standard, gated, topk, abstopk, jumprelu, matching_pursuit, transcoder, skip_transcoder, jumprelu_transcoder,
-jumprelu_skip_transcoder; batchtopk and matryoshka_batchtopk while training, saved for inference as jumprelu. The temporal one codes
-a row by the rows before it, which no overtone dictionary does.
+Its architectures: standard, gated, topk, abstopk, jumprelu, matching_pursuit, transcoder, skip_transcoder, jumprelu_transcoder,
+jumprelu_skip_transcoder; batchtopk and matryoshka_batchtopk while training, saved for inference as jumprelu. The temporal one
+codes a row by the rows before it, which no overtone dictionary does.
 """
 
 from dataclasses import replace
@@ -40,7 +40,15 @@ ARCHITECTURES: dict[str, dict[str, tuple[str, ...]]] = {
 }
 # Of earlier versions: a factor per latent of a decoder tuned afterwards; all ones where it was not.
 TUNED = ("scaling_factor", "finetuning_scaling_factor")
-METADATA = ("model_name", "hook_name", "hook_name_out", "hook_head_index", "context_size", "prepend_bos", "dataset_path")
+METADATA = (
+    "model_name",
+    "hook_name",
+    "hook_name_out",
+    "hook_head_index",
+    "context_size",
+    "prepend_bos",
+    "dataset_path",
+)
 
 
 def pack(plain: Plain, info: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -103,7 +111,9 @@ def _architecture(plain: Plain) -> tuple[str, dict[str, Any]]:
     for kinds, name in (((ReLU,), "standard"), ((LatentThreshold, BatchTopK), "jumprelu"), ((Gated,), "gated")):
         if isinstance(select, kinds):
             return name, {}
-    raise FormatError(f"SAELens has no architecture that selects by {select}; export it to sparsify, which has GroupMax")
+    raise FormatError(
+        f"SAELens has no architecture that selects by {select}; export it to sparsify, which has GroupMax"
+    )
 
 
 def _metadata(plain: Plain, info: dict[str, Any]) -> dict[str, Any]:
@@ -127,10 +137,14 @@ def unpack(tensors: dict[str, Tensor], config: dict[str, Any], where: str) -> tu
     for axis, key in stated.items():
         size = setting(config, key, int, where)
         if sizes.get(axis, size) != size:
-            raise FormatError(f"{where}: cfg.json says {key}={size}, the tensors have {sizes[axis]}; they are of another SAE")
+            raise FormatError(
+                f"{where}: cfg.json says {key}={size}, the tensors have {sizes[axis]}; they are of another SAE"
+            )
     centred = setting(config, "apply_b_dec_to_input", bool, where, True)
     if transcoder and centred:
-        raise FormatError(f"{where}: apply_b_dec_to_input=true, which a transcoder cannot have; set it to false in cfg.json")
+        raise FormatError(
+            f"{where}: apply_b_dec_to_input=true, which a transcoder cannot have; set it to false in cfg.json"
+        )
     metadata = setting(config, "metadata", dict, where, {})
     rms = _rms(config, where)
     if rms and "W_skip" in tensors:
@@ -156,7 +170,11 @@ def unpack(tensors: dict[str, Tensor], config: dict[str, Any], where: str) -> tu
         plain = replace(plain, b_dec=torch.zeros_like(plain.b_dec), centred=True)  # then it is not added either
     if setting(config, "rescale_acts_by_decoder_norm", bool, where, False):
         plain = _rescaled(plain)
-    told = {ours: metadata[theirs] for ours, theirs in (("model", "model_name"), ("site", "hook_name")) if metadata.get(theirs)}
+    told = {
+        ours: metadata[theirs]
+        for ours, theirs in (("model", "model_name"), ("site", "hook_name"))
+        if metadata.get(theirs)
+    }
     return plain, told
 
 
@@ -170,7 +188,9 @@ def _selection(
     if architecture == "matching_pursuit":
         residual = setting(config, "residual_threshold", float, where, 1e-2)
         steps = setting(config, "max_iterations", int, where, tensors["W_dec"].shape[1])
-        return MatchingPursuit(steps, residual or None, setting(config, "stop_on_duplicate_support", bool, where, True)), {}
+        return MatchingPursuit(
+            steps, residual or None, setting(config, "stop_on_duplicate_support", bool, where, True)
+        ), {}
     if "topk_threshold" in tensors:
         return BatchTopK(setting(config, "k", int, where)), {"threshold": tensors["topk_threshold"]}
     if architecture in ("topk", "abstopk"):
@@ -219,11 +239,13 @@ def _rms(config: dict[str, Any], where: str) -> bool:
         )
     if way == "layer_norm":
         raise FormatError(
-            f"{where}: normalize_activations='layer_norm' subtracts each row's own mean and adds it back; overtone's dictionaries "
-            "know a row's norm alone. Evaluate it with SAELens"
+            f"{where}: normalize_activations='layer_norm' subtracts each row's own mean and adds it back; overtone's "
+            "dictionaries know a row's norm alone. Evaluate it with SAELens"
         )
     if way not in ("none", "constant_norm_rescale"):
-        raise FormatError(f"{where}: normalize_activations={way!r} is unknown; known are none and constant_norm_rescale")
+        raise FormatError(
+            f"{where}: normalize_activations={way!r} is unknown; known are none and constant_norm_rescale"
+        )
     return way == "constant_norm_rescale"
 
 
@@ -231,7 +253,9 @@ def _rescaled(plain: Plain) -> Plain:
     """rescale_acts_by_decoder_norm: latents compete by y · ‖w‖, and unit atoms decode."""
     norms = plain.W_dec.norm(dim=1)
     if not bool((norms > 0).all()):
-        raise FormatError("rescale_acts_by_decoder_norm with an atom of norm 0, whose code has no size; remove the atom")
+        raise FormatError(
+            "rescale_acts_by_decoder_norm with an atom of norm 0, whose code has no size; remove the atom"
+        )
     column = norms[:, None]
     return replace(plain, W_enc=plain.W_enc * column, b_enc=plain.b_enc * norms, W_dec=plain.W_dec / column)
 

@@ -24,7 +24,7 @@ def pack(plain: Plain, info: dict[str, Any]) -> tuple[dict[str, Tensor], dict[st
         )
     if isinstance(select, GroupMax) and latents % select.k:
         raise FormatError(
-            f"sparsify's groups are of one size, but latents={latents} are not a multiple of k={select.k}; train with such numbers"
+            f"sparsify's groups are of one size, but latents={latents} are no multiple of k={select.k}; train with such numbers"
         )
     if plain.rms:
         raise no_row_norms("sparsify")

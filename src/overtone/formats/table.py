@@ -26,7 +26,9 @@ def _write_state_dict(path: Path, tensors: dict[str, Tensor]) -> None:
 
 def _write_npz(path: Path, tensors: dict[str, Tensor]) -> None:
     if any(value.dtype == torch.bfloat16 for value in tensors.values()):
-        raise FormatError("params.npz cannot hold bfloat16, which numpy does not know; convert first: dictionary.float()")
+        raise FormatError(
+            "params.npz cannot hold bfloat16, which numpy does not know; convert first: dictionary.float()"
+        )
     with path.open("wb") as file:
         np.savez(file, **{name: value.detach().contiguous().numpy() for name, value in tensors.items()})
 

@@ -28,7 +28,11 @@ STORAGES = {
     "torch LongStorage": torch.int64,
     "torch IntStorage": torch.int32,
 }
-ORDERED, TENSOR, PARAMETER = "collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter"
+ORDERED, TENSOR, PARAMETER = (
+    "collections OrderedDict",
+    "torch._utils _rebuild_tensor_v2",
+    "torch._utils _rebuild_parameter",
+)
 GLOBALS = {*STORAGES, ORDERED, TENSOR, PARAMETER}
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 NUMBERS_AND_TEXT = ("BININT", "BININT1", "BININT2", "LONG1", "BINUNICODE", "SHORT_BINUNICODE", "BINFLOAT")
@@ -89,12 +93,17 @@ def _read(archive: zipfile.ZipFile, path: Path) -> dict[str, Tensor]:
 
 
 def _tensor(archive: zipfile.ZipFile, member: str, stored: _Stored, path: Path) -> Tensor:
-    size, last = prod(stored.shape), stored.offset + sum((n - 1) * s for n, s in zip(stored.shape, stored.strides, strict=True))
+    size, last = (
+        prod(stored.shape),
+        stored.offset + sum((n - 1) * s for n, s in zip(stored.shape, stored.strides, strict=True)),
+    )
     content = archive.read(member)
     held = len(content) // stored.dtype.itemsize
     # Strides of 0 would let a few bytes pose as a matrix of any size.
     if min((stored.offset, *stored.shape, *stored.strides)) < 0 or size > held or (size and last >= held):
-        raise FormatError(f"{path}: a tensor of shape {stored.shape} does not fit its {len(content):,} bytes; it is damaged")
+        raise FormatError(
+            f"{path}: a tensor of shape {stored.shape} does not fit its {len(content):,} bytes; it is damaged"
+        )
     flat = torch.frombuffer(bytearray(content), dtype=stored.dtype) if held else torch.empty(0, dtype=stored.dtype)
     return flat.as_strided(stored.shape, stored.strides, stored.offset).clone(memory_format=torch.contiguous_format)
 
@@ -138,7 +147,9 @@ def _follow(program: bytes, path: Path) -> Any:
             stack.append(tuple(since_mark()))
         elif name == "GLOBAL":
             if argument not in GLOBALS:
-                raise FormatError(f"{path} asks for {argument!r}, which no state dict needs; it is refused and was not run")
+                raise FormatError(
+                    f"{path} asks for {argument!r}, which no state dict needs; it is refused and was not run"
+                )
             stack.append(_Global(str(argument)))
         elif name == "BINPERSID":
             stack.append(_storage(stack.pop(), path))
@@ -155,7 +166,9 @@ def _follow(program: bytes, path: Path) -> Any:
         elif name == "BUILD":
             stack.pop()  # the versions of the modules, which a state dict carries
         else:
-            raise FormatError(f"{path} has the instruction {name}, which no state dict needs; it is refused and was not run")
+            raise FormatError(
+                f"{path} has the instruction {name}, which no state dict needs; it is refused and was not run"
+            )
     raise FormatError(f"{path} ends within its data.pkl; it is truncated")
 
 
@@ -168,7 +181,12 @@ def _set(state: Any, key: Any, value: Any, path: Path) -> None:
 
 def _storage(described: Any, path: Path) -> tuple[torch.dtype, str]:
     kind, storage, key, *_ = described
-    if kind != "storage" or not isinstance(storage, _Global) or storage.name not in STORAGES or not isinstance(key, str):
+    if (
+        kind != "storage"
+        or not isinstance(storage, _Global)
+        or storage.name not in STORAGES
+        or not isinstance(key, str)
+    ):
         raise FormatError(f"{path} refers to something else than a storage of numbers; it is refused")
     return STORAGES[storage.name], key
 

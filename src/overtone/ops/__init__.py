@@ -176,9 +176,9 @@ def encode_pursuit(
     """Codes of at most `steps` steps of matching pursuit on the atoms W, meant to be unit rows (maths.md eq. 30).
 
     A row stops where its residual's norm is under `residual`, or no atom has a positive product with it: codes are ≥ 0. A latent
-    picked again adds to its code and stays one entry, after which its row stops with `stop_on_repeat`. A latent fires where its code is positive; its peak is its largest code.
-    Of equal products the lower latent is picked. Gradients reach x, W and centre through all steps' products; which atoms were
-    picked has none. Memory is that of the codes and a few numbers per coordinate of x.
+    picked again adds to its code and stays one entry; with `stop_on_repeat` its row then stops. A latent fires where its code is
+    positive; its peak is its largest code. Of equal products the lower latent is picked. Gradients reach x, W and centre through
+    all steps' products; which atoms were picked has none. Memory is that of the codes and a few numbers per coordinate of x.
 
     Raises:
         ValueError: no step, or no rows.
