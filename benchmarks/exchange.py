@@ -327,6 +327,23 @@ def into(size: Size, x: Tensor) -> Iterator[Line]:
                 yield Line("in", tool, kind, z, x_hat, "out again bit for bit" if same else "out again folded")
 
 
+def spelt_numbers(line: Line) -> str:
+    return " / ".join("–" if n is None else "equal" if n == 0 else f"{n:.0e}" for n in (line.codes, line.x_hat))
+
+
+def tables(lines: list[Line]) -> Iterator[str]:
+    """As Markdown: what went out by tools, what came in line by line."""
+    tools = list(dict.fromkeys(line.tool for line in lines if line.way == "out"))
+    cells = {(line.kind, line.tool): spelt_numbers(line) for line in lines if line.way == "out"}
+    yield f"| out: codes / reconstruction | {' | '.join(tools)} |\n|{'---|' * (len(tools) + 1)}"
+    for kind in dict.fromkeys(line.kind for line in lines if line.way == "out"):
+        yield f"| {kind} | {' | '.join(cells.get((kind, tool), '') for tool in tools)} |"
+    yield "\n| in | | codes / reconstruction | and out again |\n|---|---|---|---|"
+    for line in lines:
+        if line.way == "in":
+            yield f"| {line.tool} | {line.kind} | {spelt_numbers(line)} | {line.note.removeprefix('out again ')} |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--d", type=int, default=96)
@@ -338,11 +355,10 @@ def main() -> None:
     x = torch.randn(options.rows, options.d, generator=generator) * 3 * torch.rand(options.rows, 1, generator=generator)
     size = Size(options.d, options.d * 3 // 4, options.latents)
     lines = []
-    print("| | tool | dictionary | codes | reconstruction | |\n|---|---|---|---|---|---|")
     for line in (*out(size, x), *into(size, x)):
         lines.append(line)
-        numbers = ("–" if n is None else "equal" if n == 0 else f"{n:.1e}" for n in (line.codes, line.x_hat))
-        print(f"| {line.way} | {line.tool} | {line.kind} | {' | '.join(numbers)} | {line.note} |", flush=True)
+        print(f"{line.way:4}{line.tool:20} {line.kind:40} {spelt_numbers(line):20} {line.note}", flush=True)
+    print("", *tables(lines), sep="\n")
     worst = max(n for line in lines for n in (line.codes, line.x_hat) if n is not None)
     print(f"\n{len(lines)} dictionaries; largest difference {worst:.1e}, limit {LIMIT:.0e}")
     if options.json:

@@ -84,6 +84,8 @@ KINDS: dict[str, Callable[[Size], Dictionary]] = {
     "relu": lambda n: made(n, ReLU()),
     "relu, uncentred": lambda n: made(n, ReLU(), with_(centre="none")),
     "relu, rms": lambda n: made(n, ReLU(), with_(input_norm="rms")),
+    "relu, tied": lambda n: made(n, ReLU(), with_(tied=True)),
+    "topk, tied": lambda n: made(n, TopK(3), with_(tied=True)),
     "relu, double": lambda n: made(n, ReLU(), dtype=torch.float64),
     "l1, rows": lambda n: made(n, ReLU(), with_(input_norm="row", scale=True)),
     "jumprelu": lambda n: made(n, ThresholdJumpReLU()),
@@ -117,9 +119,11 @@ JUMPS = (S, DL, G1, G2)
 FITS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("gba", "gba untied", "relu, rms", "l1, rows", "jumprelu, rows", "topk, rows"), (S,)),
     **dict.fromkeys(("gated, rows", "abstopk", "pursuit", "pursuit, rows", "row transcoder"), (S,)),
-    **dict.fromkeys(("gba, rows as they are", "gba, one scale", "relu", "relu, uncentred", "relu, double"), JUMPS),
+    **dict.fromkeys(
+        ("gba, rows as they are", "gba, one scale", "relu", "relu, uncentred", "relu, tied", "relu, double"), JUMPS
+    ),
     **dict.fromkeys(("jumprelu", "thresholds", "thresholds, uncentred", "threshold", "batchtopk"), JUMPS),
-    **dict.fromkeys(("topk", "topk, uncentred"), (S, DL, SP)),
+    **dict.fromkeys(("topk", "topk, uncentred", "topk, tied"), (S, DL, SP)),
     **dict.fromkeys(("gated", "gated, uncentred"), (S, DL)),
     **dict.fromkeys(("groupmax", "topk skip transcoder", "groupmax transcoder"), (SP,)),
     **dict.fromkeys(("transcoder", "gba transcoder"), (S, G1, G2, CT)),

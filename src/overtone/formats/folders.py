@@ -2,8 +2,11 @@
 
 import json
 from collections.abc import Iterable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import torch
 
 from overtone import checkpoint
 from overtone.dictionary import Dictionary
@@ -116,8 +119,11 @@ def export(dictionary: Dictionary, path: str | Path, to: str, info: dict[str, An
         checkpoint.save(dictionary, path, info)
         return path
     entry = table.named(to)
+    if dictionary.W_dec.device.type != "cpu":
+        dictionary = deepcopy(dictionary).cpu()
     tensors, config = entry.pack(fold(dictionary), info)
-    tensors = {name: value.detach().contiguous() for name, value in tensors.items()}
+    # Copies: files hold one tensor twice where a tied dictionary has it once.
+    tensors = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
     for name, value in tensors.items():
         if not value.isfinite().all():
             raise FormatError(

@@ -21,7 +21,7 @@ Unpack = Callable[[dict[str, Tensor], dict[str, Any], str], tuple[Plain, dict[st
 
 
 def _write_state_dict(path: Path, tensors: dict[str, Tensor]) -> None:
-    torch.save({name: value.detach().clone().contiguous() for name, value in tensors.items()}, path)
+    torch.save(tensors, path)
 
 
 def _write_npz(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -30,7 +30,7 @@ def _write_npz(path: Path, tensors: dict[str, Tensor]) -> None:
             "params.npz cannot hold bfloat16, which numpy does not know; convert first: dictionary.float()"
         )
     with path.open("wb") as file:
-        np.savez(file, **{name: value.detach().contiguous().numpy() for name, value in tensors.items()})
+        np.savez(file, **{name: value.numpy() for name, value in tensors.items()})
 
 
 @dataclass(frozen=True)
