@@ -50,7 +50,7 @@ def test_what_a_format_cannot_hold(call, activations: Path, tmp_path: Path):
         activations,
         *SHORT,
         "--method",
-        "matryoshka(k=3, prefixes=[0.25, 1.0])",
+        "matryoshka(k=3, prefixes=(0.25, 1.0))",
         "--out",
         "run",
     )

@@ -68,7 +68,7 @@ def read(path: str | Path, *, parts: Iterable[type] = ()) -> Found:
             "pickles (.pt, .pth, .pkl) can run code and are never opened"
         )
     if path.is_dir() and not is_own(path):
-        inside = [p.name for p in sorted(path.glob("*")) if p.is_dir() and table.recognise(p)]
+        inside = [p.name for p in sorted(path.glob("*")) if table.recognise(p)]
         if inside:
             raise FormatError(f"{path} holds several dictionaries: {', '.join(inside)}; give the path of one")
     dictionary = checkpoint.load(path, parts=parts)
