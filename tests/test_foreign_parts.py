@@ -5,7 +5,7 @@ import torch
 
 from overtone import BatchTopK, Dictionary, LatentThreshold, MatchingPursuit, Parametrisation, ReLU, ops
 from overtone.ops import reference
-from sample_dictionaries import SMALL, TRAINED, made, with_
+from sample_dictionaries import SMALL, made, with_
 
 
 @pytest.fixture
@@ -76,7 +76,6 @@ def test_a_pursuit_that_stops_when_it_picks_an_atom_again(x: torch.Tensor):
     assert (free != fast).any(), "some row picks an atom again"
 
 
-def test_names_are_checked():
-    with pytest.raises(ValueError, match="centre='nowhere' is not one of trained, fixed, none"):
-        with_(centre="nowhere")
-    assert TRAINED.per_row is False and with_(input_norm="rms").per_row
+def test_which_norms_are_a_rows_own():
+    own = {name: with_(input_norm=name).per_row for name in ("row", "rms", "site", "none")}
+    assert own == {"row": True, "rms": True, "site": False, "none": False}

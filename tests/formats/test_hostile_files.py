@@ -221,7 +221,7 @@ def test_fuzz(name: str, samples: Path, tmp_path_factory: pytest.TempPathFactory
     contents = {file: file.read_bytes() for file in folder.iterdir() if file.name != "README.md"}
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
-    @settings(max_examples=60, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=35, suppress_health_check=list(HealthCheck))
     @given(st.data())
     def spoil(data: st.DataObject):
         file = data.draw(st.sampled_from(sorted(contents)))

@@ -42,7 +42,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def setting(config: Mapping[str, Any], key: str, kind: type[T], where: object, default: T | None = None) -> T:
     """A value of a configuration, of the right type; a null is as good as none where there is a default."""
-    value = config.get(key)
+    value: Any = config.get(key)
     if value is None and default is not None:
         return default
     if kind is int and isinstance(value, float) and value.is_integer():

@@ -30,7 +30,8 @@ def _write_npz(path: Path, tensors: dict[str, Tensor]) -> None:
             "params.npz cannot hold bfloat16, which numpy does not know; convert first: dictionary.float()"
         )
     with path.open("wb") as file:
-        np.savez(file, **{name: value.numpy() for name, value in tensors.items()})
+        arrays: dict[str, Any] = {name: value.numpy() for name, value in tensors.items()}
+        np.savez(file, **arrays)
 
 
 @dataclass(frozen=True)
