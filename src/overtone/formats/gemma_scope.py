@@ -134,7 +134,10 @@ def unpack_circuit(tensors: dict[str, Tensor], config: dict[str, Any], where: st
     tensors, _ = checked(tensors, where, CIRCUIT, CIRCUIT_MORE)
     threshold = tensors.get("activation_function.threshold")
     plain = Plain(
-        **{name: tensors[name] for name in CIRCUIT},
+        W_enc=tensors["W_enc"],
+        b_enc=tensors["b_enc"],
+        W_dec=tensors["W_dec"],
+        b_dec=tensors["b_dec"],
         select=ReLU() if threshold is None else LatentThreshold(),
         own={} if threshold is None else {"thresholds": threshold},
         centred=False,
