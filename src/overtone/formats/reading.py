@@ -42,15 +42,22 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def setting(config: Mapping[str, Any], key: str, kind: type[T], where: object, default: T | None = None) -> T:
     """A value of a configuration, of the right type; a null is as good as none where there is a default."""
-    value: Any = config.get(key)
+    value = config.get(key)
     if value is None and default is not None:
         return default
-    if kind is int and isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+    value = _number(value, kind)
+    fits = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+    if not fits:
         raise FormatError(f"{where}: {key} is {value!r}, which should be of type {kind.__name__}")
+    return value
+
+
+def _number(value: Any, kind: type) -> Any:
+    """JSON does not always tell 3 from 3.0."""
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
     return value
 
 
