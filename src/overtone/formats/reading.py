@@ -45,11 +45,10 @@ def setting(config: Mapping[str, Any], key: str, kind: type[T], where: object, d
     value = config.get(key)
     if value is None and default is not None:
         return default
-    value = _number(value, kind)
-    fits = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
-    if not fits:
+    found: Any = _number(value, kind)
+    if type(found) is not kind:  # and not isinstance: a bool is an int
         raise FormatError(f"{where}: {key} is {value!r}, which should be of type {kind.__name__}")
-    return value
+    return found
 
 
 def _number(value: Any, kind: type) -> Any:
