@@ -40,7 +40,7 @@ def test_from_a_run_to_one_tool_and_the_next(call, activations: Path, rows: torc
     trained, back = overtone.load("run"), overtone.load("mine")
     assert back.select == trained.select and torch.equal(back(rows), trained(rows))
     status, _, _ = call("evaluate", "sae", "--activations", activations, "--json", "sae.json")
-    assert status == 0 and json.loads((tmp_path / "sae.json").read_text())["metrics"]["rows"] == len(rows)
+    assert status == 0 and json.loads((tmp_path / "sae.json").read_text())["runs"][0]["metrics"]["rows"] == len(rows)
 
 
 def test_what_a_format_cannot_hold(call, activations: Path, tmp_path: Path):
