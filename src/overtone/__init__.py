@@ -1,7 +1,7 @@
 """overtone: train, prove and explain sparse dictionaries of neural networks' activations."""
 
 from overtone.baselines import frozen_decoder, soft_frozen_decoder
-from overtone.checkpoint import CheckpointError, load, save
+from overtone.checkpoint import CheckpointError, save
 from overtone.data.activations import Activations
 from overtone.data.context_stream import ContextStream
 from overtone.data.exchange import export_rows, import_rows, merge_stores
@@ -22,7 +22,8 @@ from overtone.data.synthetic_sites import ReLUMap, SiteMixture, site_mixture
 from overtone.data.text import Document, iter_documents, load_documents, split_documents
 from overtone.dictionary import Codes, Dictionary
 from overtone.firing import FiringStats
-from overtone.gating import Gated, ThresholdJumpReLU
+from overtone.formats import FormatError, export, load, push
+from overtone.gating import Gated, LatentThreshold, ThresholdJumpReLU
 from overtone.guidance import Anchoring, AuxK, Orthogonality
 from overtone.layout import Block, Layout
 from overtone.losses import (
@@ -138,6 +139,7 @@ __all__ = [
     "FeatureForest",
     "FiringStats",
     "FixedBias",
+    "FormatError",
     "FreshStream",
     "GateL1",
     "GateReconstruction",
@@ -148,6 +150,7 @@ __all__ = [
     "JumpReLU",
     "LanguageModel",
     "LatentEffects",
+    "LatentThreshold",
     "Layout",
     "LogitLens",
     "LossTerm",
@@ -209,6 +212,7 @@ __all__ = [
     "evaluate",
     "execute",
     "execute_together",
+    "export",
     "export_rows",
     "fit",
     "frozen_decoder",
@@ -240,6 +244,7 @@ __all__ = [
     "modified_ba",
     "ortsae",
     "p_anneal",
+    "push",
     "recovery",
     "regression_organism",
     "save",

@@ -44,7 +44,12 @@ def save(dictionary: Dictionary, path: str | Path, info: dict[str, Any] | None =
 
 def _write_dictionary(dictionary: Dictionary, folder: Path, info: dict[str, Any]) -> None:
     write_tensors(folder / WEIGHTS, dictionary.state_dict())
-    description = {
+    (folder / CONFIG).write_text(json.dumps(describe(dictionary, info), indent=2) + "\n")
+
+
+def describe(dictionary: Dictionary, info: dict[str, Any]) -> dict[str, Any]:
+    """Everything about a dictionary but its weights, JSON-able."""
+    return {
         "format": "overtone-dictionary",
         "version": FORMAT,
         "layout": config.to_json(dictionary.layout),
@@ -53,7 +58,23 @@ def _write_dictionary(dictionary: Dictionary, folder: Path, info: dict[str, Any]
         "parametrisation": config.to_json(dictionary.parametrisation),
         "info": config.to_json(info),
     }
-    (folder / CONFIG).write_text(json.dumps(description, indent=2) + "\n")
+
+
+def build(description: dict[str, Any], parts: Iterable[type] = ()) -> Dictionary:
+    """A dictionary as described, its weights those before training."""
+    select, parametrisation = (config.from_json(description[k], parts) for k in ("select", "parametrisation"))
+    if not isinstance(parametrisation, Parametrisation):
+        raise TypeError("parametrisation is not a Parametrisation")
+    return Dictionary(layout_of(description), description["latents"], select, parametrisation)
+
+
+def layout_of(description: dict[str, Any]) -> Layout:
+    """The sites of a described dictionary."""
+    # Dictionaries of one site were once described by its width alone.
+    layout = config.from_json(description["layout"]) if "layout" in description else Layout.of(description["d"])
+    if not isinstance(layout, Layout):
+        raise TypeError("layout is not a Layout")
+    return layout
 
 
 def load(path: str | Path, *, parts: Iterable[type] = ()) -> Dictionary:
@@ -70,12 +91,7 @@ def load(path: str | Path, *, parts: Iterable[type] = ()) -> Dictionary:
     folder = find(Path(path))
     description = read_json(folder / CONFIG, "overtone-dictionary")
     try:
-        select, parametrisation = (config.from_json(description[k], parts) for k in ("select", "parametrisation"))
-        if not isinstance(parametrisation, Parametrisation):
-            raise TypeError("parametrisation is not a Parametrisation")
-        # Dictionaries of one site were once described by its width alone.
-        layout = config.from_json(description["layout"]) if "layout" in description else Layout.of(description["d"])
-        dictionary = Dictionary(layout, description["latents"], select, parametrisation)
+        dictionary = build(description, parts)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / CONFIG} does not describe a dictionary: {error}") from error
     tensors = read_tensors(folder / WEIGHTS)
@@ -83,6 +99,12 @@ def load(path: str | Path, *, parts: Iterable[type] = ()) -> Dictionary:
         dictionary.to(tensors["W_dec"].dtype)
     load_into(dictionary, tensors, folder / WEIGHTS)
     return dictionary
+
+
+def info(path: str | Path) -> dict[str, Any]:
+    """What was kept beside a dictionary: `save`'s info."""
+    kept = read_json(find(Path(path)) / CONFIG, "overtone-dictionary").get("info")
+    return kept if isinstance(kept, dict) else {}
 
 
 def load_into(dictionary: Dictionary, tensors: dict[str, Tensor], source: Path) -> None:
@@ -234,6 +256,12 @@ def read_json(path: Path, kind: str) -> dict[str, Any]:
             f"{path} has version {version!r}, this overtone reads 1 to {FORMAT}; update overtone (pip install -U overtone)"
         )
     return description
+
+
+def read_note(path: Path) -> dict[str, str]:
+    """The texts in the header of a safetensors file."""
+    with safe_open(path, framework="pt") as file:
+        return file.metadata() or {}
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

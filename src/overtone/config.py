@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from overtone.gating import Gated, ThresholdJumpReLU
+from overtone.gating import Gated, LatentThreshold, ThresholdJumpReLU
 from overtone.guidance import Anchoring, AuxK, Orthogonality
 from overtone.layout import Block, Layout
 from overtone.losses import Alignment, Matryoshka, NormalisedMSE, RarestFirst, Reconstruction, SampledMatryoshka
@@ -41,7 +41,7 @@ PARTS: tuple[type, ...] = (
     *(Method, Parametrisation, Spectrum),
     *(ReLU, JumpReLU, SmoothReLU, TopK, BatchTopK),
     *(AbsTopK, GroupMax, MatchingPursuit, Threshold),
-    *(ThresholdJumpReLU, Gated),
+    *(ThresholdJumpReLU, LatentThreshold, Gated),
     *(Reconstruction, RarestFirst, Matryoshka, SampledMatryoshka, Alignment, NormalisedMSE),
     *(L1, Lp, L0, Tanh, PreActivation, GateL1, GateReconstruction, AuxK, Orthogonality, Anchoring, EndToEnd, Ramp),
     *(UnitNorm, BiasAdaptation, Release, CentreAtMean, FixedBias, ThresholdEMA, WhitenedEncoder),

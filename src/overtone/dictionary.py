@@ -24,7 +24,7 @@ class Codes(NamedTuple):
         entries: the active latents of every row with their codes z = φ(y), in units of the normalised input; rows are
             those of the batch, its leading axes laid end to end.
         norm: what `decode` multiplies each row by, so that reconstructions come back in the units of the data: the
-            Euclidean norm that the input row was divided by; 1 where rows are not normalised, and for a transcoder.
+            number that the input row was divided by; 1 where rows are not normalised, and for a transcoder.
         seen: how often each latent fired on these rows, and its peak.
         gate: what `ops.Encoded.gate` says: differentiable gates, of selections that have them.
         x: the rows in units of the normalised input, for losses that look at more of them than their codes; kept by
@@ -59,8 +59,8 @@ TWIN = {"W_enc": "W_dec", "centre": "b_dec", "write_scale": "read_scale"}
 class Dictionary(nn.Module):
     """f(x) = Σ_m a_m φ(y_m) w_m + b_dec with y = W_enc (x − centre) + b_enc (maths.md eq. 1–2, S1–S3).
 
-    Reading and reconstructing the same rows, its centre is b_dec itself. A transcoder has a centre of its own, which stays at
-    the mean of the first rows.
+    Reading and reconstructing the same rows, its centre is b_dec itself, or 0 (`Parametrisation.centre`). A transcoder has a
+    centre of its own, which stays at the mean of the first rows.
 
     Args:
         d: width of the rows, both in and out; or the layout of a transcoder or crosscoder.
@@ -105,7 +105,7 @@ class Dictionary(nn.Module):
         if layout.onto_itself and not p.tied:
             self.W_enc = nn.Parameter(self.W_dec.detach().clone())
         self.b_enc = nn.Parameter(torch.zeros(latents), requires_grad=p.bias == "trained")
-        self.b_dec = nn.Parameter(torch.zeros(self.d_out), requires_grad=p.centre == "trained")
+        self.b_dec = nn.Parameter(torch.zeros(self.d_out), requires_grad=p.centre != "fixed")
         self._add_sites(seed)
         self.scale = nn.Parameter(torch.ones(latents)) if p.scale else None
         if p.counts_idle:
@@ -122,8 +122,11 @@ class Dictionary(nn.Module):
     def _add_sites(self, seed: int) -> None:
         """What reading one site and reconstructing another, or several at once, takes besides."""
         p, layout = self.parametrisation, self.layout
-        scaled = p.input_norm == "site" or (p.input_norm == "row" and not layout.plain)
+        scaled = p.input_norm == "site" or (p.per_row and not layout.plain)
         self.register_buffer("read_scale", torch.ones(len(layout.reads)) if scaled else None)
+        if not layout.onto_itself or p.centre == "none":
+            # Training it would double what b_enc does.
+            self.centre = nn.Parameter(torch.zeros(self.d), requires_grad=False)
         if layout.onto_itself:
             if p.skip:
                 raise ValueError(
@@ -138,14 +141,13 @@ class Dictionary(nn.Module):
             )
         self.register_buffer("write_scale", torch.ones(len(layout.reconstructs)) if scaled else None)
         self.W_enc = nn.Parameter(_unit_rows(self.latents, self.d, seed, "encoder rows"))
-        # Training it would double what b_enc does.
-        self.centre = nn.Parameter(torch.zeros(self.d), requires_grad=False)
         if p.skip:
             self.W_skip = nn.Parameter(torch.zeros(self.d_out, self.d))
 
     def __getattr__(self, name: str):
         # So that no other code asks whether a dictionary is tied, or a transcoder.
         twin = name in TWIN and (self.parametrisation.tied if name == "W_enc" else self.layout.onto_itself)
+        twin = twin and not (name == "centre" and self.parametrisation.centre == "none")
         return super().__getattr__(TWIN[name] if twin else name)
 
     def extra_repr(self) -> str:
@@ -162,7 +164,8 @@ class Dictionary(nn.Module):
                 self.write_scale.copy_(typical_norms(target, self.layout.reconstructs))
         if not self.layout.onto_itself:
             normalised, norm = self.normalise(x)
-            self.centre.copy_(normalised.mean(0))
+            if self.parametrisation.centre != "none":
+                self.centre.copy_(normalised.mean(0))
             self.b_dec.copy_(self.normalise_target(target, norm).mean(0))
 
     def normalise(self, x: Float[Tensor, "*batch d"]) -> tuple[Float[Tensor, "*batch d"], Float[Tensor, "*batch 1"]]:
@@ -178,9 +181,11 @@ class Dictionary(nn.Module):
         x = x.to(self.W_dec.dtype)
         if self.read_scale is not None:
             x = x / columns(self.read_scale, self.layout.reads)
-        if self.parametrisation.input_norm != "row":
+        if not self.parametrisation.per_row:
             return x, torch.ones_like(x[..., :1])
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        if self.parametrisation.input_norm == "rms":
+            norm = norm / self.d**0.5
         unit = x / norm.clamp(min=torch.finfo(x.dtype).tiny)
         return unit, norm if self.layout.onto_itself else torch.ones_like(norm)
 

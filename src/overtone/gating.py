@@ -49,10 +49,7 @@ class ThresholdJumpReLU:
         log_threshold: Float[Tensor, " latents"],
     ) -> Encoded:
         """Codes of rows alone: entries above θ and no others. θ gets no gradient."""
-        threshold = log_threshold.detach().exp()
-        above = ops.encode_threshold(x, W_enc, b_enc - threshold, centre=centre).codes
-        z = torch.where(above.values > 0, above.values + above.at(threshold), 0)
-        return _encoded(above.with_values(z))
+        return _above(x, W_enc, b_enc, centre, log_threshold.detach().exp())
 
     def encode_batch(
         self,
@@ -68,6 +65,37 @@ class ThresholdJumpReLU:
         near = ops.encode_threshold(x, W_enc, b_enc - threshold.detach() + half, centre=centre).codes
         z, opened = _Jump.apply(near.values, near.at(threshold), half)  # pyright: ignore[reportGeneralTypeIssues]
         return _encoded(near.with_values(z), gate=near.with_values(opened))
+
+
+@dataclass(frozen=True)
+class LatentThreshold:
+    """z = max(y, 0) · 1{y > θ}, one fixed θ per latent, in its weight `thresholds`: JumpReLU as other tools save it.
+
+    θ gets no gradient. To train thresholds, there is `ThresholdJumpReLU`.
+    """
+
+    def weights(self, latents: int, d: int) -> dict[str, Weight]:
+        """The thresholds."""
+        return {"thresholds": Weight(torch.zeros(latents), trained=False)}
+
+    def encode(
+        self,
+        x: Float[Tensor, "batch d"],
+        W_enc: Float[Tensor, "latents d"],
+        b_enc: Float[Tensor, " latents"],
+        centre: Float[Tensor, " d"],
+        *,
+        thresholds: Float[Tensor, " latents"],
+    ) -> Encoded:
+        """Codes: entries above θ and above 0."""
+        # At or below 0 a threshold changes nothing, since codes are positive.
+        return _above(x, W_enc, b_enc, centre, thresholds.clamp(min=0))
+
+
+def _above(x: Tensor, W_enc: Tensor, b_enc: Tensor, centre: Tensor, threshold: Tensor) -> Encoded:
+    """y where it is above its latent's threshold, which gets no gradient."""
+    above = ops.encode_threshold(x, W_enc, b_enc - threshold, centre=centre).codes
+    return _encoded(above.with_values(torch.where(above.values > 0, above.values + above.at(threshold), 0)))
 
 
 def _encoded(codes: AnyCodes, gate: AnyCodes | None = None) -> Encoded:

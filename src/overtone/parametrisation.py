@@ -13,10 +13,11 @@ class Parametrisation:
         scale: an output scale a_m per latent, trained from 1 (maths.md eq. 1); without it a_m = 1.
         bias: "steered" – the encoder bias gets no gradient and belongs to an after-step rule; "trained" – it is a
             parameter like any other.
-        centre: "trained" – b_dec is a parameter; "fixed" – it stays where the rules put it at the start (0 if none does).
-        input_norm: "row" – every input row is scaled to unit norm; "site" – every site is divided by one number, its typical
-            norm on the first rows; "none" – inputs are taken as they are. Where there are several sites, "row" comes after
-            "site" (maths.md eq. S1–S2).
+        centre: "trained" – b_dec is a parameter; "fixed" – it stays where the rules put it at the start (0 if none does);
+            "none" – nothing is subtracted from what is read, and b_dec, trained, is added to reconstructions alone.
+        input_norm: "row" – every input row is scaled to unit norm; "rms" – to norm √d, a mean square of 1; "site" – every site
+            is divided by one number, its typical norm on the first rows; "none" – inputs are taken as they are. Where there
+            are several sites, "row" and "rms" come after "site" (maths.md eq. S1–S2).
         skip: a transcoder has a linear path W_skip (x − centre) beside its latents (maths.md eq. S3).
         counts_idle: whether the dictionary keeps count, in `idle`, of the rows since each latent last fired (the rule
             `CountIdle` does the counting): what losses and rules for dead latents go by.
@@ -25,17 +26,22 @@ class Parametrisation:
     tied: bool = True
     scale: bool = True
     bias: Literal["steered", "trained"] = "steered"
-    centre: Literal["trained", "fixed"] = "trained"
-    input_norm: Literal["row", "site", "none"] = "row"
+    centre: Literal["trained", "fixed", "none"] = "trained"
+    input_norm: Literal["row", "rms", "site", "none"] = "row"
     skip: bool = False
     counts_idle: bool = False
 
     def __post_init__(self):
         choices = {
             "bias": ("steered", "trained"),
-            "centre": ("trained", "fixed"),
-            "input_norm": ("row", "site", "none"),
+            "centre": ("trained", "fixed", "none"),
+            "input_norm": ("row", "rms", "site", "none"),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not one of {', '.join(allowed)}")
+
+    @property
+    def per_row(self) -> bool:
+        """Whether every row is divided by a number of its own."""
+        return self.input_norm in ("row", "rms")

@@ -203,10 +203,12 @@ class MatchingPursuit:
     Args:
         steps: T, the most atoms that a row gets.
         residual: norm of a row's residual, in units of the normalised input, under which it stops; None: never.
+        stop_on_repeat: a row also stops after a step that picked an atom again, as SAELens has it.
     """
 
     steps: int
     residual: float | None = None
+    stop_on_repeat: bool = False
 
     def __post_init__(self):
         if self.steps < 1:
@@ -222,7 +224,10 @@ class MatchingPursuit:
         centre: Float[Tensor, " d"],
     ) -> Encoded:
         """Codes."""
-        return ops.encode_pursuit(x, W_enc, self.steps, residual=self.residual or 0.0, centre=centre)
+        residual = self.residual or 0.0
+        return ops.encode_pursuit(
+            x, W_enc, self.steps, residual=residual, stop_on_repeat=self.stop_on_repeat, centre=centre
+        )
 
 
 @dataclass(frozen=True)
@@ -255,7 +260,7 @@ class BatchTopK(_Budget):
     """The k · batch largest pre-activations of a batch, clipped at 0 (Bussmann et al., arXiv 2412.06410).
 
     Rows share a budget while training. Afterwards each is coded alone: y where it exceeds the dictionary's `threshold`,
-    which `ThresholdEMA` learns.
+    which `ThresholdEMA` learns, and 0 as well: a threshold below 0, the sign of one never learnt, lets all positive y through.
     """
 
     def weights(self, latents: int, d: int) -> dict[str, Weight]:
@@ -284,4 +289,4 @@ class BatchTopK(_Budget):
         threshold: Float[Tensor, ""],
     ) -> Encoded:
         """Codes of rows alone."""
-        return ops.encode_threshold(x, W_enc, b_enc, centre=centre, threshold=float(threshold))
+        return ops.encode_threshold(x, W_enc, b_enc, centre=centre, threshold=max(float(threshold), 0.0))

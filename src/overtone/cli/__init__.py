@@ -15,6 +15,7 @@ def main() -> None:
     from overtone.cli.compare import compare
     from overtone.cli.evaluate import evaluate
     from overtone.cli.experiment import experiment
+    from overtone.cli.export import export
     from overtone.cli.harvest import harvest
     from overtone.cli.methods import methods
     from overtone.cli.quickstart import quickstart
@@ -36,6 +37,7 @@ def main() -> None:
         "train": train,
         "compare": compare,
         "evaluate": evaluate,
+        "export": export,
         "theory": theory,
         "experiment": experiment,
     }

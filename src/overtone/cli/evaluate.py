@@ -11,9 +11,9 @@ import tyro
 from rich.progress import TextColumn
 from torch import Tensor
 
-from overtone import checkpoint
+from overtone import checkpoint, formats
 from overtone.cli.common import console, finite_again, progress_bar, resumable, tell_sites, write_json
-from overtone.cli.rows import EVALUATED, held_out_documents, model_of, open_store, source_of
+from overtone.cli.rows import EVALUATED, held_out_documents, model_of, open_store, run_at, source_of
 from overtone.data.source import FileSource, read_matrix
 from overtone.data.store import HELD_OUT, TRAIN, Store
 from overtone.data.stream import Batch, check_rows
@@ -22,7 +22,7 @@ from overtone.layout import Layout
 from overtone.metrics import downstream as metrics
 from overtone.metrics.reconstruction import evaluate as reconstruction
 from overtone.report.tables import metrics_table
-from overtone.runs import CONFIG, RunFolder
+from overtone.runs import RunFolder
 from overtone.seeds import generator
 from overtone.users_code import parts_named
 from overtone.version import __version__
@@ -51,7 +51,7 @@ def evaluate(
     explained variance by dimension and by decile of the norm, L0, frequencies. Stopped, the same command with --resume goes on.
 
     Args:
-        runs: run folders, or folders with a dictionary (then give --activations or --store).
+        runs: run folders, or dictionaries of overtone's or another tool's (then give --activations or --store).
         activations: rows to measure on instead of a run's own held-out ones: .npy, .safetensors or .parquet.
         tensor: which tensor of the safetensors file, or column of the Parquet file.
         store: a store whose held-out rows to measure on instead.
@@ -75,11 +75,11 @@ def evaluate(
     results: list[dict[str, Any]] = []
     with resumable(f"overtone evaluate … --json {json or 'FILE'} --resume"):
         for run in runs:
-            dictionary = checkpoint.load(run, parts=own)
+            dictionary = formats.load(run, parts=own)
             weights = _checksum(dictionary)
             result = done.get((str(run), weights))
             if result is None:
-                folder = RunFolder.open(run, own) if (run / CONFIG).exists() else None
+                folder = run_at(run, own)
                 found = held_out_rows(run, folder, activations, tensor, store, site, target, rows, seed)
                 result = {"run": str(run), "weights": weights, **_measure(run.name, dictionary, *found)}
                 if downstream:
@@ -124,7 +124,7 @@ def _show(runs: Sequence[Path], results: Sequence[Mapping[str, Any]], own: Seque
     console.print(metrics_table(metrics, "\n".join(where)))
     for run, name in zip(runs, shown, strict=True):
         if "site_explained_variance" in metrics[name]:
-            tell_sites(name, checkpoint.load(run, parts=own), metrics[name])
+            tell_sites(name, formats.load(run, parts=own), metrics[name])
 
 
 def _done(path: Path, settings: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from overtone import formats
 from overtone.cli.common import console, token_progress
 from overtone.config import from_json, to_json
 from overtone.data.filling import HarvestPlan, harvest_store, plan_of, site_widths
@@ -20,7 +21,7 @@ from overtone.data.source import FileSource, LiveSource, StoreSource
 from overtone.data.store import HELD_OUT, TRAIN, Manifest, Store
 from overtone.data.stream import ArrayStream, Batch, SharedRows, Stream
 from overtone.data.text import Document
-from overtone.runs import RunFolder, claim_folder
+from overtone.runs import CONFIG, RunFolder, claim_folder
 from overtone.training import Run
 
 Source = StoreSource | LiveSource | FileSource
@@ -160,6 +161,11 @@ def harvest_with_held_out(path: Path, plan: HarvestPlan, lm: LanguageModel) -> S
             f"{plan.held_out:g}. Give more text. The activations are in {path}"
         )
     return store
+
+
+def run_at(path: Path, parts: Sequence[type] = ()) -> RunFolder | None:
+    """The run folder at a path; None where there is only a dictionary, or another tool's (whose config.json is another)."""
+    return RunFolder.open(path, parts) if (path / CONFIG).exists() and formats.is_own(path) else None
 
 
 def source_of(folder: RunFolder) -> Source:

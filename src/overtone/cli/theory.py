@@ -10,10 +10,11 @@ from jaxtyping import Float
 from rich.table import Table
 from torch import Tensor
 
-from overtone import checkpoint
+from overtone import formats
 from overtone.cli.common import console, trained_on, write_json
 from overtone.cli.evaluate import held_out_rows
 from overtone.cli.recover import truth_settings
+from overtone.cli.rows import run_at
 from overtone.cli.theory_tables import condition_table, octave_table, theorem_table
 from overtone.data.stream import Batch
 from overtone.data.synthetic import GroundTruth
@@ -21,7 +22,6 @@ from overtone.dictionary import Dictionary
 from overtone.method import Method
 from overtone.metrics.recovery import recovery
 from overtone.recipes import SUITES, Suite
-from overtone.runs import CONFIG, RunFolder
 from overtone.seeds import generator
 from overtone.steering import FixedBias
 from overtone.theory import dynamics as projections
@@ -182,8 +182,8 @@ def _of_run(
     free: dict[str, float],
 ) -> dict[str, Any]:
     own = parts_named(parts)
-    dictionary = checkpoint.load(run, parts=own)
-    folder = RunFolder.open(run, own) if (run / CONFIG).exists() else None
+    dictionary = formats.load(run, parts=own)
+    folder = run_at(run, own)
     batches, where, _ = held_out_rows(run, folder, activations, tensor, None, (), None, rows, seed)
     chosen = torch.randperm(dictionary.latents, generator=generator(seed, "latents looked at"))[:at_most].sort().values
     h = _codes(dictionary, batches, chosen)

@@ -170,14 +170,15 @@ def encode_pursuit(
     steps: int,
     *,
     residual: float = 0.0,
+    stop_on_repeat: bool = False,
     centre: Float[Tensor, " d"] | None = None,
 ) -> Encoded:
     """Codes of at most `steps` steps of matching pursuit on the atoms W, meant to be unit rows (maths.md eq. 30).
 
     A row stops where its residual's norm is under `residual`, or no atom has a positive product with it: codes are ≥ 0. A latent
-    picked again adds to its code and stays one entry. A latent fires where its code is positive; its peak is its largest code.
-    Of equal products the lower latent is picked. Gradients reach x, W and centre through all steps' products; which atoms were
-    picked has none. Memory is that of the codes and a few numbers per coordinate of x.
+    picked again adds to its code and stays one entry; with `stop_on_repeat` its row then stops. A latent fires where its code is
+    positive; its peak is its largest code. Of equal products the lower latent is picked. Gradients reach x, W and centre through
+    all steps' products; which atoms were picked has none. Memory is that of the codes and a few numbers per coordinate of x.
 
     Raises:
         ValueError: no step, or no rows.
@@ -186,7 +187,7 @@ def encode_pursuit(
     if steps < 1:
         raise ValueError(f"steps={steps} must be at least 1")
     run = reference if _implementation(x, W) is reference else pursuit
-    return run.encode_pursuit(x, W, steps, residual=residual, centre=centre)
+    return run.encode_pursuit(x, W, steps, residual=residual, stop_on_repeat=stop_on_repeat, centre=centre)
 
 
 def encode_with(

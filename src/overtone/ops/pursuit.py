@@ -24,10 +24,11 @@ def encode_pursuit(
     steps: int,
     *,
     residual: float = 0.0,
+    stop_on_repeat: bool = False,
     centre: Float[Tensor, " d"] | None = None,
 ) -> Encoded:
     """See `overtone.ops.encode_pursuit`."""
-    values, latents = _Pursue.apply(x, W, centre, steps, residual)  # pyright: ignore[reportGeneralTypeIssues]
+    values, latents = _Pursue.apply(x, W, centre, steps, residual, stop_on_repeat)  # pyright: ignore[reportGeneralTypeIssues]
     codes = _entries(values, latents, len(W))
     fired = torch.bincount(codes.latents, minlength=len(W))
     peak = torch.zeros(len(W), dtype=codes.values.dtype, device=W.device)
@@ -56,14 +57,16 @@ class _Pursue(Function):
     """What every step gave to which atom; 0 for a step that a row did not take."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, W: Tensor, centre: Tensor | None, steps: int, residual: float) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx, x: Tensor, W: Tensor, centre: Tensor | None, steps: int, residual: float, stop_on_repeat: bool
+    ) -> tuple[Tensor, Tensor]:
         left = (x.clone() if centre is None else x - centre).to(torch.promote_types(x.dtype, torch.float32))
         values = left.new_zeros(len(x), steps)
         latents = torch.zeros(len(x), steps, dtype=torch.int64, device=x.device)
         size = max(_PIECE // len(W), _PIECE_ROWS)
         for piece in torch.arange(len(x)).split(size):
             rows = slice(int(piece[0]), int(piece[-1]) + 1)
-            _pursue(left[rows], W, residual, values[rows], latents[rows])
+            _pursue(left[rows], W, residual, stop_on_repeat, values[rows], latents[rows])
         left.masked_fill_(values[:, :1] == 0, 0)  # a row that took no step has no gradient, whatever its numbers are
         ctx.save_for_backward(left, W, values, latents)
         ctx.dtype = x.dtype
@@ -87,13 +90,14 @@ class _Pursue(Function):
             back.addcmul_(to_given, atoms)
         grad_x = back.to(ctx.dtype)
         grad_centre = -back.sum(0).to(ctx.dtype) if ctx.needs_input_grad[2] else None
-        return grad_x, None if grad_W is None else grad_W.to(W.dtype), grad_centre, None, None
+        return grad_x, None if grad_W is None else grad_W.to(W.dtype), grad_centre, None, None, None
 
 
 def _pursue(
     left: Float[Tensor, "rows d"],
     W: Float[Tensor, "latents d"],
     residual: float,
+    stop_on_repeat: bool,
     values: Float[Tensor, "rows steps"],
     latents: Int[Tensor, "rows steps"],
 ) -> None:
@@ -109,6 +113,8 @@ def _pursue(
         going = going & (given > 0)
         given = torch.where(going, given, 0)
         left.addcmul_(given[:, None], atoms, value=-1)
+        if stop_on_repeat:
+            going = going & ~((latents[:, :t] == best[:, None]) & (values[:, :t] > 0)).any(1)
         values[:, t], latents[:, t] = given, best
         if residual > 0:
             going = going & (left.norm(dim=1) >= residual)

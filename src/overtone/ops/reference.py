@@ -93,6 +93,7 @@ def encode_pursuit(
     steps: int,
     *,
     residual: float = 0.0,
+    stop_on_repeat: bool = False,
     centre: Float[Tensor, " d"] | None = None,
 ) -> Encoded:
     """See `overtone.ops.encode_pursuit`."""
@@ -104,6 +105,8 @@ def encode_pursuit(
         code = (left * W[best]).sum(1)
         going = going & (code > 0) & (left.norm(dim=1) >= residual)
         code = torch.where(going, code, 0)
+        if stop_on_repeat:
+            going = going & (z.gather(1, best[:, None]).squeeze(1) == 0)
         z = z.scatter_add(1, best[:, None], code[:, None])
         left = left - code[:, None] * W[best]
     return _encoded(z, z, z > 0)
