@@ -21,6 +21,7 @@ from overtone.metrics.recovery import recovery
 from overtone.report import experiments as pictures
 from overtone.rules import UnitNorm
 from overtone.spectrum import group_sizes
+from overtone.steering import BiasAdaptation
 from overtone.training import Run, start, train
 
 TOLD = {"frr_0.8": "FRR 0.8", "frr_0.9": "FRR 0.9", "best_0.9": "best 0.9 on the way", "explained_variance": "EV"}
@@ -29,12 +30,15 @@ TOLD = {"frr_0.8": "FRR 0.8", "frr_0.9": "FRR 0.9", "best_0.9": "best 0.9 on the
 def _recovers(truth: SparseMixture, run: Run, rows: int) -> tuple[dict[str, float], Float[Tensor, " features"]]:
     """FRR at the end of training, the best of a dozen looks on the way (which no run knows of), and every feature's cosine."""
     stream = truth.stream(run.batch, rows=rows, seed=run.seed)
-    state, best = start(run, stream), 0.0
-    for record in train(run, stream, state):
-        found = recovery(state.dictionary.W_dec.detach(), truth.features)
-        best, explained, l0 = max(best, found.frr[0.9]), record.explained_variance, record.l0
+    state = start(run, stream)
+    looks = [
+        (recovery(state.dictionary.W_dec.detach(), truth.features), record) for record in train(run, stream, state)
+    ]
+    found, last = looks[-1]
     rates = {f"frr_{t:g}": rate for t, rate in found.frr.items()}
-    return {**rates, "best_0.9": best, "explained_variance": explained, "l0": l0}, found.max_cosine
+    best = max(look.frr[0.9] for look, _ in looks)
+    scores = {**rates, "best_0.9": best, "explained_variance": last.explained_variance, "l0": last.l0}
+    return scores, found.max_cosine
 
 
 def _run(method: Method, latents: int, steps: int, seed: int) -> Run:
@@ -208,6 +212,7 @@ def variants() -> dict[str, Method]:
     """The default GBA and everything one part away from it."""
     default = gba()
     unit, centre, adaptation = default.rules
+    assert isinstance(adaptation, BiasAdaptation)
     return {
         "default": default,
         "one loss for all groups": replace(default, losses=(Reconstruction(),)),

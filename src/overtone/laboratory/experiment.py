@@ -26,7 +26,7 @@ class Experiment:
 
     name: str
     what: str
-    points: Mapping[Scale, Sequence[Settings]]
+    points: Mapping[str, Sequence[Settings]]
     measure: Callable[..., dict[str, Any]]
     told: Mapping[str, str]
     draw: Callable[[Sequence[Measured]], Figure]

@@ -185,7 +185,8 @@ def width(results: Sequence[Measured]) -> Figure:
     n = results[0].point["n_features"]
     for look, s in enumerate(levels(results, "sparsity")):
         line(left, where(results, sparsity=s), "latents", "frr_0.9", look, f"1/h² = s = {s}")
-    m = np.geomspace(*(f(levels(results, "latents")) for f in (min, max)), 200)
+    widths = levels(results, "latents")
+    m = np.geomspace(min(widths), max(widths), 200)
     left.plot(m, 1 - (1 - 1 / n) ** m, color=GREY, linewidth=1.2, linestyle="--", label="every latent, by lot")
     left.set(xscale="log", xlabel="latents M (dotted: M = n)", ylabel=f"{RATE}, cosine ≥ 0.9", ylim=(-0.03, 1.03))
     left.axvline(n, color=GREY, linewidth=1.1, linestyle=":", zorder=0)
