@@ -219,12 +219,13 @@ def gba_released(
     interval: int = 10,
     first: float = 0.5,
     last: float = 0.75,
+    nested: bool = False,
 ) -> Method:
     """GBA (arXiv 2506.14002) that resonates at low frequencies and then lets go of them: `Release`.
 
     Latents are steered to targets that add up to a share of the wanted L0, rarer than their features: there recovery is fast and
     sure, whatever the true L0 (docs/log.md). From the middle of the run all thresholds go to one common value, which gives the
-    wanted L0 and every latent the frequency that its feature has. One loss, the reconstruction.
+    wanted L0 and every latent the frequency that its feature has.
 
     Args:
         l0: wanted mean number of active latents.
@@ -232,12 +233,14 @@ def gba_released(
         groups: K.
         interval: T, steps between bias adaptations.
         first, last: where thresholds start to go to the common one and where they arrive, as shares of the run.
+        nested: with Matryoshka's loss (arXiv 2503.17547) in place of the reconstruction's, for features in hierarchies.
     """
     if not 0 < share <= 1:
         raise ValueError(f"share={share} is a share of l0 and must lie in (0, 1]")
     method = gba(share * l0, groups=groups, interval=interval)
     rules = tuple(Release(rule, l0, first, last) if isinstance(rule, BiasAdaptation) else rule for rule in method.rules)
-    return replace(method, name=_at_l0("gba-released", l0), losses=(Reconstruction(),), rules=rules)
+    loss = Matryoshka() if nested else Reconstruction()
+    return replace(method, name=_at_l0("gba-nested" if nested else "gba-released", l0), losses=(loss,), rules=rules)
 
 
 # What many methods of the field have in common: an encoder of its own, trained biases, no output scales; unit atoms under Adam.

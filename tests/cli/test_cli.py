@@ -100,6 +100,9 @@ def test_safetensors_with_a_named_tensor(call, rows: torch.Tensor, tmp_path: Pat
         (("recover", "imbalanced", "--methods", "gbaa"), "gbaa is unknown in suite imbalanced; known: gba,"),
         (("recover", "imbalanced", "--sparsities", "3", "500"), "between 1 and n_features=128"),
         (("recover", "imbalanced", "--fresh", "--rows", "9"), "give one of the two"),
+        (("recover", "imbalanced", "--k", "9"), "k=9: the methods of suite imbalanced have a k each"),
+        (("recover", "markov", "--k", "9"), "--k 9 is not an option of suite markov"),
+        (("recover", "synth", "--k", "0"), "k=0 must be at least 1"),
         (("recover", "imbalanced", "--seeds", "0"), "seeds=0"),
         (("recover", "hierarchy", "--law", "constant"), "--law is not an option of suite hierarchy; it has --cosine, --d"),
         (("recover", "synth", "--n-features", "100"), "n_features=100 leaves no tree"),
@@ -177,8 +180,9 @@ def test_recover_in_worker_processes(tmp_path: Path):
 
 def test_recover_scores_a_hierarchy(tmp_path: Path):
     words = ("recover", "hierarchy", "--methods", "gba-l0", "matching-pursuit", "--steps", "20", "--json", "r.json")
-    done = command(*words, "--cosine", "0.8", "--baselines", "--anchors", "3", cwd=tmp_path, COLUMNS="120")
+    done = command(*words, "--cosine", "0.8", "--baselines", "--anchors", "3", "--k", "3", cwd=tmp_path, COLUMNS="120")
     assert done.returncode == 0, done.stderr
+    assert "GBA, L0 = 3" in done.stdout and "matching pursuit, 3 steps" in done.stdout
     result = json.loads((tmp_path / "r.json").read_text())
     assert (
         result["settings"]["cosine"] == 0.8 and result["settings"]["n_features"] == result["settings"]["latents"] == 20

@@ -52,6 +52,12 @@ class Job:
     steps: int
     baseline: str | None = None
     anchors: int = 0
+    k: int | None = None
+
+    @property
+    def chosen(self) -> Suite:
+        """The suite, its methods at k active latents where one is given."""
+        return SUITES[self.suite] if self.k is None else SUITES[self.suite].at(self.k)
 
 
 def recover(
@@ -81,6 +87,7 @@ def recover(
     steps: int | None = None,
     baselines: bool = False,
     anchors: int = 0,
+    k: int | None = None,
     jobs: int | None = None,
     json: Path | None = None,
 ) -> None:
@@ -124,18 +131,23 @@ def recover(
             atoms frozen there or kept within a cosine of 0.8 (arXiv 2602.14111).
         anchors: show each method also as it does when told so many of the true features, which anchor its first latents
             (arXiv 2512.05534).
+        k: (not imbalanced) number of active latents that methods are compared at (default: the suite's).
         jobs: trainings at a time (default: one per core).
         json: write the results to this file.
     """
     chosen: Suite | OrganismSuite = {**SUITES, **ORGANISMS}[suite]
+    for name, value in (("rows", rows), ("jobs", jobs), ("k", k)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name}={value} must be at least 1")
+    if k is not None:
+        if isinstance(chosen, OrganismSuite):
+            raise ValueError(f"--k {k} is not an option of suite {suite}; its methods have a k each")
+        chosen = chosen.at(k)
     names = _checked(chosen, methods)
     if seeds < 1:
         raise ValueError(f"seeds={seeds} must be at least 1")
     if fresh and rows is not None:
         raise ValueError(f"--fresh draws new rows for every step, --rows {rows} fixes them; give one of the two")
-    for name, value in (("rows", rows), ("jobs", jobs)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name}={value} must be at least 1")
     rows = None if fresh else chosen.rows if rows is None else rows
     options = truth_settings(
         chosen,
@@ -175,7 +187,7 @@ def recover(
     sizes = (rows, width, length)
     tried = [(None, 0), *((name, 0) for name in BASELINES if baselines), *((None, n) for n in (anchors,) if n)]
     work = [
-        Job(chosen.name, n, s, truth, *sizes, *variant)
+        Job(chosen.name, n, s, truth, *sizes, *variant, k)
         for n in names
         for variant in tried
         for s, truth in truths.items()
@@ -186,7 +198,7 @@ def recover(
         key=lambda r: (names.index(r["method"]), tried.index((r["baseline"], r["anchors"])), r["seed"]),
     )
     shape = dict(zip(("n_features", "d"), truths[seed].features.shape, strict=True))
-    settings = {**options, **shape, "rows": rows, "latents": width, "steps": length, "batch": chosen.batch}
+    settings = {**options, **shape, "rows": rows, "latents": width, "steps": length, "batch": chosen.batch, "k": k}
     console.print(_table(chosen, results, settings))
     console.print(f"{len(work)} trainings in {time.perf_counter() - began:.0f} s")
     write_json(json, {"suite": chosen.name, "settings": settings, "results": results})
@@ -218,7 +230,7 @@ def _checked(suite: Suite | OrganismSuite, methods: tuple[str, ...]) -> list[str
 def work_on(job: Job) -> dict[str, Any]:
     """Train one method, or a variant of it, on one seed and score it at the end, on rows that it was not trained on."""
     torch.set_num_threads(1)
-    suite = SUITES[job.suite]
+    suite = job.chosen
     method = suite.contestants[job.method].make()
     if job.anchors:
         method = anchored(method, job.truth.features[: job.anchors])
