@@ -23,8 +23,9 @@ $(STAMP): pyproject.toml constraints.txt
 quickstart: install
 	$(BIN)/overtone quickstart
 
+# Tests share the cores as processes of one thread each: small as they are, threads would mostly wait for one another.
 test: install lint
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 test-slow: install
 	$(BIN)/pytest -m slow
