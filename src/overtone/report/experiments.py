@@ -75,15 +75,13 @@ def resonance(results: Sequence[Measured]) -> Figure:
     figure, panels = plt.subplots(
         3, len(truths), figsize=(4.3 * len(truths) + 0.6, 9.2), squeeze=False, height_ratios=(1, 1, 0.9)
     )
-    lowest, highest = (f([r.point["frequency"] for r in results]) for f in (min, max))
     image = None
     for column, (n, s) in zip(panels.T, truths, strict=True):
         own = where(results, n_features=n, sparsity=s)
         for axes, unit, name in ((column[0], 1.0, "p"), (column[1], s / n, "p / f")):
             image = _heat(axes, own, unit)
             _theorem(axes, own, unit)
-            axes.set(xscale="log", xlabel="dimension d", ylabel=f"target frequency {name}")
-        column[0].set_ylim(lowest / 1.8, highest * 1.8)
+            axes.set(xlabel="dimension d", ylabel=f"target frequency {name}")
         column[0].set_title(f"n = {n}, s = {s}, M = {own[0].point['latents']}")
         _courses(column[2], own)
     figure.colorbar(image, ax=panels[:2], label="features recovered, cosine ≥ 0.9, above the start's share", shrink=0.6)
@@ -99,7 +97,7 @@ def _heat(axes: Any, results: Sequence[Measured], unit: float) -> Any:
     d, p = sorted(levels(results, "d")), sorted(levels(results, "frequency"))
     share = [[np.mean([gain(r.found, "0.9") for r in where(results, d=x, frequency=y)]) for x in d] for y in p]
     axes.grid(False)
-    axes.set(yscale="log")
+    axes.set(xscale="log", yscale="log")
     image = axes.pcolormesh(
         _edges(d), _edges(np.array(p) / unit), np.maximum(share, 0), cmap="cividis", vmin=0, vmax=1, shading="flat"
     )
@@ -143,8 +141,8 @@ def _courses(axes: Any, results: Sequence[Measured]) -> None:
         line(axes, own, "ratio", "gain", look, f"d = {dimension}{' (heavy)' if dimension < n**0.5 else ''}")
     mark(axes, 1 / s, "1/n")
     mark(axes, 1.0, "f")
-    axes.set(xscale="log", xlabel="p / f", ylabel="recovered above the start's share", ylim=(-0.1, 1.02))
-    axes.legend(frameon=False, fontsize=7.5, loc="upper right")
+    axes.set(xscale="log", xlabel="p / f", ylabel="recovered above the start's share", ylim=(-0.1, 1.28))
+    axes.legend(frameon=False, fontsize=7, loc="upper center", ncols=3)
 
 
 def recursion(results: Sequence[Measured]) -> Figure:
