@@ -216,7 +216,7 @@ def co_occurrence(results: Sequence[Measured]) -> Figure:
         axes.set(xscale="log", xlabel="co-occurrence ρ₂ of companions", ylim=(-0.03, 1.03))
         axes.set_title(f"cosine ≥ {threshold}")
     panels[0].set_ylabel(RATE)
-    panels[0].legend(frameon=False, loc="lower left")
+    panels[0].legend(frameon=False, loc="center left")
     return figure
 
 
@@ -230,7 +230,7 @@ def balance(results: Sequence[Measured]) -> Figure:
         axes.set(xscale="log", xlabel="frequency of the most frequent / of the rarest", ylim=(-0.03, 1.03))
         axes.set_title(title)
     panels[0].set_ylabel(f"{RATE}, cosine ≥ 0.9")
-    panels[0].legend(frameon=False, loc="lower left")
+    panels[2].legend(frameon=False, loc="upper right")
     return figure
 
 
