@@ -187,7 +187,7 @@ def recover(
     sizes = (rows, width, length)
     tried = [(None, 0), *((name, 0) for name in BASELINES if baselines), *((None, n) for n in (anchors,) if n)]
     work = [
-        Job(chosen.name, n, s, truth, *sizes, *variant, k)
+        Job(chosen.name, n, s, truth, *sizes, *variant, k=k)
         for n in names
         for variant in tried
         for s, truth in truths.items()
