@@ -230,7 +230,7 @@ def balance(results: Sequence[Measured]) -> Figure:
         axes.set(xscale="log", xlabel="frequency of the most frequent / of the rarest", ylim=(-0.03, 1.03))
         axes.set_title(title)
     panels[0].set_ylabel(f"{RATE}, cosine ≥ 0.9")
-    panels[2].legend(frameon=False, loc="upper right")
+    panels[2].legend(frameon=False, loc="upper right", fontsize=8)
     return figure
 
 
@@ -269,11 +269,12 @@ def ablation(results: Sequence[Measured]) -> Figure:
         line(axes, own, name, "frr_0.9", 1, f"{RATE}, cosine ≥ 0.9")
         line(axes, own, name, "explained_variance", GREY, "explained variance")
         axes.set(xscale="log", xlabel=label, ylim=(-0.03, 1.05))
-        mark(axes, default[name], "default")
-    panels[0].set_xticks(sorted(levels(results, "groups")), [str(k) for k in sorted(levels(results, "groups"))])
-    panels[0].set_xticks([], minor=True)
-    panels[0].set_ylabel("share")
-    panels[0].legend(frameon=False, loc="lower right", fontsize=8)
+        axes.axvline(default[name], color=GREY, linewidth=1.1, linestyle=":", zorder=0)
+        values = sorted(levels(own, name))
+        axes.set_xticks(values, [f"{value:g}" for value in values])
+        axes.set_xticks([], minor=True)
+    panels[0].set_ylabel("share (dotted: the default)")
+    panels[1].legend(frameon=False, loc="lower center", fontsize=8)
     return figure
 
 
