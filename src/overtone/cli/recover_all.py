@@ -46,9 +46,9 @@ def recover_all(
                 console.print(f"{name}: read from {kept[-1]}")
             else:
                 done[name] = measured(name, asked)
-            found.append(tell(done[name]))
             for path in kept:
                 write_json(path, {**settings, "suites": done}, quiet=True)
+            found.append(tell(done[name]))
     console.print(summary_table(found))
     console.print(f"{len(plans)} suites in {time.perf_counter() - began:.0f} s ({_used(done):.0f} s of processor)")
     for path in kept:

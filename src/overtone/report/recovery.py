@@ -234,14 +234,17 @@ def markdown(found: Sequence[Recovery], command: str, pictures: Mapping[str, str
         markdown_table([made.header, *made.rows, *made.ranks]),
         f"![{SUMMARY}]({pictures['all']})\n",
     ]
+    explained = ""
     for recovery in found:
         first, _, second = recovery.title.partition("\n")
         parts += [
-            f"## {recovery.suite}\n",
+            f"## `overtone recover {recovery.suite}`\n",
             f"{first}. {second}.\n",
             markdown_table(rows(recovery, "**{}**".format)),
-            f"{recovery.caption[0].upper()}{recovery.caption[1:]}.\n",
         ]
+        if recovery.caption != explained:
+            parts.append(f"{recovery.caption[0].upper()}{recovery.caption[1:]}.\n")
+            explained = recovery.caption
         if recovery.published:
             parts.append(f"Published: {recovery.published}.\n")
         parts.append(f"![{first}]({pictures[recovery.suite]})\n")

@@ -1,6 +1,7 @@
 """The pictures of a recovery: every method's scores with its seeds, beside what is published; and all suites at a glance."""
 
 import math
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ OURS, THEIRS, REFERENCE = COLOURS[0], COLOURS[1], "black"
 VARIANTS = ("x", "+", "1", "2", "3", "4")  # thin: they stand behind the methods
 PANEL, ROW = 1.95, 0.3  # inches
 ACROSS = 4  # panels
-ABOVE = 1.1  # inches of titles, ticks and legend
+ABOVE = 1.3  # inches of titles, ticks and legend
 
 
 def methods(recovery: Recovery) -> Figure:
@@ -36,7 +37,9 @@ def methods(recovery: Recovery) -> Figure:
     panels[0, 0].set_yticks(range(len(lines)), [line.label for line in lines])
     panels[0, 0].set_ylim(-0.6, len(lines) - 0.4)
     _legend(figure, panels.flat, labels)
-    figure.suptitle(recovery.title, fontsize=9, color=GREY)
+    note = [f"hollow: {recovery.published}"] if recovery.published else []
+    told = [part for text in (*recovery.title.split("\n"), *note) for part in textwrap.wrap(text, int(13 * size[0]))]
+    figure.suptitle("\n".join(told), fontsize=9, color=GREY)
     return figure
 
 
