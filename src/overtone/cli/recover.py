@@ -115,7 +115,7 @@ def recover(
         jobs: trainings at a time (default: one per core).
         json: write the results to this file; of all suites, as each is done.
         plot: draw the scores into this file (SVG, PNG or PDF, by its name); of all suites, the summary.
-        scale: (all) small – sizes that take minutes; full – those that papers have, hours and, with synth-16k, most of a day.
+        scale: (all) small – sizes that take minutes; full – those that papers have, hours.
         out: (all) folder for a figure of every suite, one of all, results.json and recovery.md.
         resume: (all) go on with what the file of results has, --out's or that of --json, of the same scale and seeds.
     """
