@@ -38,7 +38,7 @@ def methods(recovery: Recovery) -> Figure:
     panels[0, 0].set_ylim(-0.6, len(lines) - 0.4)
     _legend(figure, panels.flat, labels)
     note = [f"hollow: {recovery.published}"] if recovery.published else []
-    told = [part for text in (*recovery.title.split("\n"), *note) for part in textwrap.wrap(text, int(13 * size[0]))]
+    told = [part for text in (*recovery.title.split("\n"), *note) for part in textwrap.wrap(text, int(15.5 * size[0]))]
     figure.suptitle("\n".join(told), fontsize=9, color=GREY)
     return figure
 
@@ -80,7 +80,8 @@ def _frame(axes: Any, score: Score) -> None:
         ticks = [score.factor * share for share in (0, 0.25, 0.5, 0.75, 1)]
         axes.set_xticks(ticks, [f"{ticks[0]:g}", "", f"{ticks[2]:g}", "", f"{ticks[4]:g}"])
     else:
-        axes.set_xlim(left=-0.04 * axes.get_xlim()[1])
+        most = max(axes.dataLim.x1, 1e-9)
+        axes.set_xlim(-0.04 * most, 1.06 * most)
         axes.locator_params(axis="x", nbins=4)
     axes.tick_params(axis="y", length=0)
 
