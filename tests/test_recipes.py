@@ -1,9 +1,11 @@
+import math
+
 import pytest
 import torch
 
 from overtone import gba
 from overtone.dictionary import Dictionary
-from overtone.recipes import SUITES, Suite, uncentred, with_gba_centre
+from overtone.recipes import L1_ON_SYNTH, SUITES, Suite, synth_l1, uncentred, with_gba_centre
 
 # The larger scales of synth have its methods, and features that take a while to be pushed apart.
 QUICK = [suite for suite in SUITES.values() if suite.name not in ("synth-4k", "synth-16k")]
@@ -35,3 +37,22 @@ def test_gba_centred_as_gba_is_gba(generator: torch.Generator):
     for one, two in zip(*biases, strict=True):
         assert torch.equal(one, two) and one.any()
     assert not any(type(rule).__name__ == "CentreAtMean" for rule in uncentred(gba()).rules)
+
+
+@pytest.mark.parametrize("suite", SUITES.values(), ids=lambda suite: suite.name)
+def test_what_is_published_is_of_methods_that_a_suite_has(suite: Suite):
+    if suite.published is not None:
+        assert set(suite.published.scores) <= set(suite.contestants)
+        shares = [value for own in suite.published.scores.values() for value in own.values()]
+        assert all(0 <= value <= 1 for value in shares) and suite.published.source.startswith("arXiv ")
+
+
+def test_all_methods_of_synth_follow_k():
+    """L1's coefficient passes through those that were tried, and falls with k."""
+    for coefficient, l0 in L1_ON_SYNTH.items():
+        assert math.isclose(synth_l1(l0), coefficient)
+    tried = [synth_l1(k) for k in range(5, 121)]
+    assert tried == sorted(tried, reverse=True) and len(set(tried)) == len(tried)
+    five, six = SUITES["synth"].at(5).contestants, SUITES["synth"].contestants
+    same = {name for name in six if five[name].make() == six[name].make()}
+    assert same == {"gba"}, "the default alone is told no k"

@@ -29,6 +29,7 @@ class OrganismSuite:
         scored: rows to choose latents on, and as many to score them on.
         length: a run without its method.
         what: one line.
+        headline: the scores that stand for the suite beside others, kind and score; the first ranks methods.
     """
 
     name: str
@@ -39,6 +40,7 @@ class OrganismSuite:
     scored: int
     length: Run
     what: str
+    headline: tuple[str, ...]
 
     def run(self, method: Method, *, latents: int, steps: int, seed: int) -> Run:
         """The training run of one method."""
@@ -76,12 +78,14 @@ MARKOV = OrganismSuite(
     scored=8192,
     length=Run(latents=512, steps=2000, batch=512),
     what="a transformer that reads Markov chains (after arXiv 2409.10559)",
+    headline=("context f1",),
 )
 REGRESSION = replace(
     MARKOV,
     name="regression",
     truth=_regression,
     what="a transformer that does linear regression in context (after arXiv 2402.19442)",
+    headline=("task f1",),
 )
 _SMALL_RUN = Run(method=gba(groups=4), latents=96, steps=300, batch=256)
 SMALL_MARKOV = replace(MARKOV, name="markov-small", truth=_small_markov, rows=8192, scored=2048, length=_SMALL_RUN)
@@ -89,3 +93,26 @@ SMALL_REGRESSION = replace(
     REGRESSION, name="regression-small", truth=_small_regression, rows=8192, scored=2048, length=_SMALL_RUN
 )
 ORGANISMS = {suite.name: suite for suite in (MARKOV, REGRESSION, SMALL_MARKOV, SMALL_REGRESSION)}
+
+SMALL_SCALE = (
+    "imbalanced",
+    "linear-bench-small",
+    "sanity-check-small",
+    "sanity-check-skewed-small",
+    "hierarchy",
+    "synth",
+    "markov",
+    "regression",
+)
+FULL_SCALE = (
+    "imbalanced",
+    "linear-bench",
+    "sanity-check",
+    "sanity-check-skewed",
+    "hierarchy",
+    "synth-16k",
+    "markov",
+    "regression",
+)
+# What `overtone recover all` runs: the sizes that show each suite's point within minutes, and those that papers have.
+SCALES = {"small": SMALL_SCALE, "full": FULL_SCALE}

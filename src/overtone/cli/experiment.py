@@ -11,8 +11,8 @@ from rich.table import Table
 
 from overtone.cli.common import console, in_processes, spread, write_json
 from overtone.laboratory import EXPERIMENTS, Experiment, Scale
-from overtone.report.experiments import Measured, save
-from overtone.report.plots import pyplot
+from overtone.report.experiments import Measured
+from overtone.report.plots import check_figure, save
 
 Name = Literal["resonance", "recursion", "cooccurrence", "width", "balance", "projections", "ablation", "parts"]
 
@@ -54,7 +54,7 @@ def experiment(
     if jobs is not None and jobs < 1:
         raise ValueError(f"jobs={jobs} must be at least 1")
     if plot is not None:
-        pyplot()  # missing matplotlib is found now, not after the measurements
+        check_figure(plot)  # what is wrong with it is found now, not after the measurements
     chosen, began = EXPERIMENTS[name], time.perf_counter()
     points = chosen.points[scale]
     work = [Job(name, scale, i, s) for s in range(seed, seed + seeds) for i in range(len(points))]
@@ -64,8 +64,7 @@ def experiment(
     console.print(f"{len(work)} measurements in {time.perf_counter() - began:.0f} s")
     write_json(json, {"experiment": name, "scale": scale, "results": [r._asdict() for r in results]})
     if plot is not None:
-        plot.parent.mkdir(parents=True, exist_ok=True)
-        save(results, chosen.draw, plot)
+        save(lambda: chosen.draw(results), plot)
         console.print(f"Figure: {plot}")
 
 

@@ -1,22 +1,21 @@
 """`overtone recover markov`, `regression`: do latents stand for what is known of a small transformer's rows?"""
 
-import os
 import time
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from rich.table import Table
 
 from overtone.baselines import BASELINES
-from overtone.cli.common import console, in_processes, spread, trained_on, write_json
+from overtone.cli.asked import Asked
+from overtone.cli.common import console, finite_again, in_processes, spread, trained_on
 from overtone.data.sequences import Known
 from overtone.metrics.known import Halves, KnownScores, score_chance, score_known, score_probes
 from overtone.metrics.reconstruction import evaluate
 from overtone.organism_suites import ORGANISMS, OrganismSuite
 from overtone.organisms.organism import Organism, joined
+from overtone.report.recovery import Line, Recovery, Score, Values
 from overtone.seeds import generator
 
 # What is scored beside the methods, of each seed's rows as they are.
@@ -42,57 +41,40 @@ class OrganismJob:
         return ORGANISMS[self.suite].truth(seed=self.seed, **self.options)
 
 
-def recover_organism(
-    suite: OrganismSuite,
-    methods: Sequence[str],
-    options: dict[str, Any],
-    seeds: Sequence[int],
-    rows: int | None,
-    latents: int | None,
-    steps: int | None,
-    baselines: bool,
-    jobs: int | None,
-    json: Path | None,
-) -> None:
-    """Train the organism of every seed, then the dictionaries; print what the organism has learnt and what latents stand for.
+def recover_organism(name: str, asked: Asked) -> dict[str, Any]:
+    """Train the organism of every seed, then the dictionaries; print what the organism has learnt, return what latents stand for.
 
-    Args:
-        suite: the suite.
-        methods: names of its contestants.
-        options: of the organism.
-        seeds: one organism each.
-        rows: that dictionaries are trained on; None: fresh ones for every step.
-        latents: width of the dictionaries; None: the suite's.
-        steps: of a dictionary's training; None: the suite's.
-        baselines: whether methods are shown with atoms frozen or nearly so, too.
-        jobs: processes; None: one per core.
-        json: file for the results.
+    `random`, a dictionary at its start, is shown whether baselines are asked for or not.
     """
-    width, length = latents or suite.length.latents, steps or suite.length.steps
-    for name in methods:  # settings that a method cannot have are found now, not after an organism has been trained
-        suite.run(suite.contestants[name].make(), latents=width, steps=length, seed=seeds[0])
+    suite, seeds = ORGANISMS[name], asked.seeds
+    width, length = asked.latents or suite.length.latents, asked.steps or suite.length.steps
+    for (
+        method
+    ) in asked.methods:  # settings that a method cannot have are found now, not after an organism has been trained
+        suite.run(suite.contestants[method].make(), latents=width, steps=length, seed=seeds[0])
     began = time.perf_counter()
-    processes = jobs or os.cpu_count() or 1
-    bare = [OrganismJob(suite.name, seed, options, rows, width, length) for seed in seeds]
-    learnt = sorted(in_processes(teach, bare, processes, "transformers"), key=lambda r: r["seed"])
+    bare = [OrganismJob(name, seed, asked.options, asked.rows, width, length) for seed in seeds]
+    learnt = sorted(in_processes(teach, bare, asked.jobs, "transformers"), key=lambda r: r["seed"])
     console.print(_evidence_table(suite, learnt))
-    tried = [None, *(BASELINES if baselines else ("random",))]
+    tried = [None, *(BASELINES if asked.baselines else ("random",))]
     work = [
-        OrganismJob(suite.name, seed, options, rows, width, length, name, baseline)
-        for name in (*BARE, *methods)
-        for baseline in (tried if name not in BARE else [None])
+        OrganismJob(name, seed, asked.options, asked.rows, width, length, method, baseline)
+        for method in (*BARE, *asked.methods)
+        for baseline in (tried if method not in BARE else [None])
         for seed in seeds
     ]
     order = [job.method for job in work]
     results = sorted(
-        in_processes(examine, work, processes, "dictionaries"),
+        in_processes(examine, work, asked.jobs, "dictionaries"),
         key=lambda r: (order.index(r["method"]), tried.index(r["baseline"]), r["seed"]),
     )
-    settings = {"rows": rows, "latents": width, "steps": length, "batch": suite.length.batch, "layer": options["layer"]}
-    console.print(_table(suite, results, settings))
-    console.print(f"{len(learnt)} transformers and {len(work)} dictionaries in {time.perf_counter() - began:.0f} s")
-    settings |= {name: value for name, value in options.items() if name != "models"}
-    write_json(json, {"suite": suite.name, "settings": settings, "organisms": learnt, "results": results})
+    seconds, used = time.perf_counter() - began, sum(r["cpu_seconds"] for r in (*learnt, *results))
+    console.print(
+        f"{len(learnt)} transformers and {len(work)} dictionaries in {seconds:.0f} s ({used:.0f} s of processor)"
+    )
+    settings = {"rows": asked.rows, "latents": width, "steps": length, "batch": suite.length.batch}
+    settings |= {key: value for key, value in asked.options.items() if key != "models"}
+    return {"suite": name, "settings": settings, "organisms": learnt, "results": results}
 
 
 def teach(job: OrganismJob) -> dict[str, Any]:
@@ -113,7 +95,13 @@ def teach(job: OrganismJob) -> dict[str, Any]:
 def examine(job: OrganismJob) -> dict[str, Any]:
     """Score one method's dictionary, or the bare rows, against what is known of rows that it was not trained on."""
     torch.set_num_threads(1)
-    suite, organism, began = ORGANISMS[job.suite], job.organism, time.perf_counter()
+    began, used = time.perf_counter(), time.process_time()
+    found = _examined(job)
+    return found | {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - used}
+
+
+def _examined(job: OrganismJob) -> dict[str, Any]:
+    suite, organism = ORGANISMS[job.suite], job.organism
     rows = [joined(list(organism.held_out(suite.scored, seed=2 * job.seed + half))) for half in (0, 1)]
     x, known = Halves(rows[0].x, rows[1].x), (rows[0].known, rows[1].known)
     which = {"method": job.method, "baseline": job.baseline, "seed": job.seed}
@@ -136,7 +124,6 @@ def examine(job: OrganismJob) -> dict[str, Any]:
         which
         | _scores(codes, known, job.seed)
         | {"explained_variance": measured.explained_variance, "l0": measured.l0, "alive": measured.alive}
-        | {"seconds": time.perf_counter() - began}
     )
 
 
@@ -173,30 +160,42 @@ CAPTION = (
 SCORES = {"f1": "F1", "auroc": "AUROC", "correlation": "|r|"}
 
 
-def _table(suite: OrganismSuite, results: list[dict[str, Any]], settings: dict[str, Any]) -> Table:
-    """One line per method, its baselines under it."""
+def told_organism(document: dict[str, Any]) -> Recovery:
+    """What `recover_organism` found, for tables and figures."""
+    suite, settings, results = ORGANISMS[document["suite"]], document["settings"], document["results"]
     title = (
         f"What is known of the rows of {suite.what}, block {settings['layer']}, and which latents stand for it\n"
         f"{settings['latents']} latents, {settings['steps']} steps of {settings['batch']} rows"
     )
-    table = Table(title=title, title_justify="left", caption=CAPTION, caption_justify="left")
-    table.add_column("method", overflow="fold", min_width=12)
     columns = [(kind, score) for kind, scores in results[0]["known"].items() for score in scores if score != "features"]
-    for kind, score in columns:
-        table.add_column(f"{kind} {SCORES[score]}", justify="right", overflow="fold")
-    for column in ("EV", "L0"):
-        table.add_column(column, justify="right", overflow="fold")
-    for name, baseline in dict.fromkeys((r["method"], r["baseline"]) for r in results):
-        rows = [r for r in results if (r["method"], r["baseline"]) == (name, baseline)]
-        what = BARE.get(name) or suite.contestants[name].what
-        for label, of in ((f"– {baseline}" if baseline else what, "known"), ("– chance", "chance")):
-            if of in rows[0] and (of == "known" or baseline is None):
-                table.add_row(label, *_cells(rows, of, columns))
-    return table
+    scores = (
+        *(Score(f"{kind} {s}", f"{kind} {SCORES[s]}", "{:.2f}", drawn=s != "auroc") for kind, s in columns),
+        Score("explained_variance", "EV", "{:.2f}", better=0, drawn=False),
+        Score("l0", "L0", "{:.1f}", better=0, drawn=False),
+    )
+    lines = [_line(suite, name, results) for name in dict.fromkeys(r["method"] for r in results)]
+    return Recovery(suite.name, title, CAPTION, scores, suite.headline, lines, "")
 
 
-def _cells(rows: list[dict[str, Any]], of: str, columns: Iterable[tuple[str, str]]) -> list[str]:
-    cells = [spread([r[of][kind][score] for r in rows], 2) for kind, score in columns]
-    for key, digits in (("explained_variance", 2), ("l0", 1)):
-        cells.append(spread([r[key] for r in rows], digits) if of == "known" and key in rows[0] else "–")
-    return cells
+def _line(suite: OrganismSuite, name: str, results: list[dict[str, Any]]) -> Line:
+    own = [r for r in results if r["method"] == name]
+    variants = {
+        baseline: _values([r for r in own if r["baseline"] == baseline], "known")
+        for baseline in dict.fromkeys(r["baseline"] for r in own)
+        if baseline
+    }
+    trained = [r for r in own if r["baseline"] is None]
+    if "chance" in own[0]:
+        variants["chance"] = _values(trained, "chance")
+    bare = BARE.get(name)
+    label = bare or suite.contestants[name].what
+    return Line("" if bare else name, label, _values(trained, "known"), variants, {})
+
+
+def _values(results: list[dict[str, Any]], of: str) -> Values:
+    """Scores over seeds by kind and score; of a dictionary itself, also how well it reconstructs."""
+    known = [finite_again(r[of]) for r in results]
+    kinds = {f"{kind} {score}": [k[kind][score] for k in known] for kind in known[0] for score in known[0][kind]}
+    if of == "known":
+        kinds |= {key: [r[key] for r in results] for key in ("explained_variance", "l0") if key in results[0]}
+    return kinds

@@ -2,32 +2,28 @@
 
 import inspect
 import os
-import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 import tyro
-from rich.table import Table
 
-from overtone.baselines import BASELINES
-from overtone.cli.common import console, in_processes, spread, trained_on, write_json
-from overtone.cli.organisms import recover_organism
+from overtone.cli.asked import ALL_SUITES, Asked, chosen_methods, option, truth_settings
+from overtone.cli.common import write_json
+from overtone.cli.recover_all import Scale, figure_of, recover_all
+from overtone.cli.suites import draw, measured, tell
 from overtone.data.laws import CoefficientLaw, DirectionLaw, FrequencyLaw
-from overtone.data.synthetic import GroundTruth
-from overtone.methods import anchored
-from overtone.metrics.truth import score_against
-from overtone.organism_suites import ORGANISMS, OrganismSuite
-from overtone.recipes import SUITES, Suite
+from overtone.organism_suites import SCALES, OrganismSuite
+from overtone.report.plots import check_figure
 
-SCORED_ROWS = 20_000
 SuiteName = Literal[
+    "all",
     "imbalanced",
     "linear-bench",
+    "linear-bench-small",
     "sanity-check",
     "sanity-check-skewed",
     "sanity-check-small",
+    "sanity-check-skewed-small",
     "hierarchy",
     "synth",
     "synth-4k",
@@ -37,27 +33,6 @@ SuiteName = Literal[
     "regression",
     "regression-small",
 ]
-
-
-@dataclass(frozen=True)
-class Job:
-    """One method, or a variant of it, on one seed's ground truth; plain values, so that it travels to a worker process."""
-
-    suite: str
-    method: str
-    seed: int
-    truth: GroundTruth
-    rows: int | None
-    latents: int
-    steps: int
-    baseline: str | None = None
-    anchors: int = 0
-    k: int | None = None
-
-    @property
-    def chosen(self) -> Suite:
-        """The suite, its methods at k active latents where one is given."""
-        return SUITES[self.suite] if self.k is None else SUITES[self.suite].at(self.k)
 
 
 def recover(
@@ -90,6 +65,10 @@ def recover(
     k: int | None = None,
     jobs: int | None = None,
     json: Path | None = None,
+    plot: Path | None = None,
+    scale: Scale = "small",
+    out: Path | None = None,
+    resume: bool = False,
 ) -> None:
     """Train dictionaries on synthetic data whose features are known, and count how many each method finds.
 
@@ -97,9 +76,10 @@ def recover(
     end of training (linear-bench: ≥ 0.8 or 0.95, either way). No method sees the truth, but what --anchors tells it.
 
     Args:
-        suite: imbalanced – half of the rows mix 3 features, half 20 (arXiv 2506.14002); linear-bench – features of bounded
-            coherence, each in 1 % of the rows (arXiv 2512.05534); sanity-check – 32 features per dimension (arXiv 2602.14111),
-            equally frequent or, sanity-check-skewed, of log-uniform frequencies, and sanity-check-small, 800 in 50 dimensions;
+        suite: all – one suite after the other, with a summary; imbalanced – half of the rows mix 3 features, half 20
+            (arXiv 2506.14002); linear-bench – features of bounded coherence, each in 1 % of the rows (arXiv 2512.05534), and
+            linear-bench-small, 400 in 307 dimensions; sanity-check – 32 features per dimension (arXiv 2602.14111), equally
+            frequent or, sanity-check-skewed, of log-uniform frequencies, and both -small, 800 in 50 dimensions;
             hierarchy – children that occur with their parents only (arXiv 2506.03093); synth – SynthSAEBench (arXiv 2602.14687)
             with 1024 features instead of 16384 and, synth-4k and synth-16k, with 4096 and all of them; markov, regression – a
             small transformer trained on Markov chains or on regression in context, of whose rows much is known but no
@@ -133,161 +113,78 @@ def recover(
             (arXiv 2512.05534).
         k: (not imbalanced) number of active latents that methods are compared at (default: the suite's).
         jobs: trainings at a time (default: one per core).
-        json: write the results to this file.
+        json: write the results to this file; of all suites, as each is done.
+        plot: draw the scores into this file (SVG, PNG or PDF, by its name); of all suites, the summary.
+        scale: (all) small – sizes that take minutes; full – those that papers have, hours.
+        out: (all) folder for a figure of every suite, one of all, results.json and recovery.md.
+        resume: (all) go on with what the file of results has, --out's or that of --json, of the same scale and seeds.
     """
-    chosen: Suite | OrganismSuite = {**SUITES, **ORGANISMS}[suite]
-    for name, value in (("rows", rows), ("jobs", jobs), ("k", k)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name}={value} must be at least 1")
-    if k is not None:
-        if isinstance(chosen, OrganismSuite):
-            raise ValueError(f"--k {k} is not an option of suite {suite}; its methods have a k each")
-        chosen = chosen.at(k)
-    names = _checked(chosen, methods)
-    if seeds < 1:
-        raise ValueError(f"seeds={seeds} must be at least 1")
-    if fresh and rows is not None:
-        raise ValueError(f"--fresh draws new rows for every step, --rows {rows} fixes them; give one of the two")
-    rows = None if fresh else chosen.rows if rows is None else rows
-    options = truth_settings(
-        chosen,
-        {
-            "n_features": n_features,
-            "d": d,
-            "sparsities": sparsities or None,
-            "law": law,
-            "frequencies": frequencies,
-            "zipf_exponent": zipf_exponent,
-            "frequency_ratio": frequency_ratio,
-            "co_occurrence": co_occurrence,
-            "directions": directions,
-            "least": least,
-            "noise": noise,
-            "coherence": coherence,
-            "l0": l0,
-            "cosine": cosine,
-            "layer": layer,
-            "models": models,
-        },
-    )
-    if isinstance(chosen, OrganismSuite):
-        if anchors:
-            raise ValueError(f"--anchors {anchors} needs directions that are known; suite {suite} has none")
-        first_seeds = range(seed, seed + seeds)
-        recover_organism(chosen, names, options, first_seeds, rows, latents, steps, baselines, jobs, json)
+    given = dict(locals())
+    for name in ("rows", "jobs", "k", "seeds"):
+        if given[name] is not None and given[name] < 1:
+            raise ValueError(f"{name}={given[name]} must be at least 1")
+    _check_belongs(given)
+    plans = {name: _plan(name, given) for name in (SCALES[scale] if suite == "all" else (suite,))}
+    for path in (plot, out and figure_of(out, suite)):
+        if path is not None:
+            check_figure(path)  # what is wrong with it is found now, not after the trainings
+    if suite == "all":
+        recover_all(plans, scale, json, plot, out, resume)
         return
-    truths = {s: chosen.truth(seed=s, **options) for s in range(seed, seed + seeds)}
-    width = chosen.latents(truths[seed]) if latents is None else latents
-    length = chosen.steps if steps is None else steps
-    for name in names:  # settings that a method cannot have are found now, not after the others have run
-        chosen.run(chosen.contestants[name].make(), latents=width, steps=length, seed=seed)
-    most = min(width, len(truths[seed].features))
-    if not 0 <= anchors <= most:
-        raise ValueError(f"--anchors {anchors} is not in 0 … {most}, the number of features or of latents; lower it")
-    sizes = (rows, width, length)
-    tried = [(None, 0), *((name, 0) for name in BASELINES if baselines), *((None, n) for n in (anchors,) if n)]
-    work = [
-        Job(chosen.name, n, s, truth, *sizes, *variant, k=k)
-        for n in names
-        for variant in tried
-        for s, truth in truths.items()
-    ]
-    began = time.perf_counter()
-    results = sorted(
-        in_processes(work_on, work, jobs or os.cpu_count() or 1, "trainings"),
-        key=lambda r: (names.index(r["method"]), tried.index((r["baseline"], r["anchors"])), r["seed"]),
-    )
-    shape = dict(zip(("n_features", "d"), truths[seed].features.shape, strict=True))
-    settings = {**options, **shape, "rows": rows, "latents": width, "steps": length, "batch": chosen.batch, "k": k}
-    console.print(_table(chosen, results, settings))
-    console.print(f"{len(work)} trainings in {time.perf_counter() - began:.0f} s")
-    write_json(json, {"suite": chosen.name, "settings": settings, "results": results})
+    document = measured(suite, plans[suite])
+    write_json(json, document)
+    recovery = tell(document)
+    if plot is not None:
+        draw(recovery, plot)
 
 
-def truth_settings(suite: Suite | OrganismSuite, given: dict[str, Any]) -> dict[str, Any]:
-    """The truth's settings, its defaults where none was given (None); one that it does not have is an error."""
-    own = {name: p.default for name, p in inspect.signature(suite.truth).parameters.items() if name in given}
-    given = {name: value for name, value in given.items() if value is not None}
-    foreign = [name for name in given if name not in own]
-    if foreign:
+# What `recover all` has of the options of a single suite, and what it alone has.
+SHARED = ("suite", "seeds", "seed", "models", "baselines", "jobs", "json", "plot")
+OF_ALL = ("scale", "out", "resume")
+OF_TRUTHS = (
+    "n_features", "d", "sparsities", "law", "frequencies", "zipf_exponent", "frequency_ratio", "co_occurrence", "directions",
+    "least", "noise", "coherence", "l0", "cosine", "layer", "models",
+)  # fmt: skip
+
+
+def _check_belongs(given: dict[str, Any]) -> None:
+    """An error where an option of one suite is given for all of them, or the other way round."""
+    defaults = {name: p.default for name, p in inspect.signature(recover).parameters.items()}
+    changed = [name for name, value in given.items() if name != "suite" and value != defaults[name]]
+    if given["suite"] == "all" and (foreign := [name for name in changed if name not in SHARED + OF_ALL]):
         raise ValueError(
-            f"--{foreign[0].replace('_', '-')} is not an option of suite {suite.name}; it has "
-            f"{', '.join('--' + name.replace('_', '-') for name in own)}"
+            f"{option(foreign[0])} is not an option of recover all, whose suites have their own; "
+            f"give it to one of them: overtone recover SUITE {option(foreign[0])} …"
         )
-    return own | given
+    if given["suite"] != "all" and (foreign := [name for name in changed if name in OF_ALL]):
+        raise ValueError(f"{option(foreign[0])} is an option of recover all, not of suite {given['suite']}")
 
 
-def _checked(suite: Suite | OrganismSuite, methods: tuple[str, ...]) -> list[str]:
-    names = list(dict.fromkeys(methods or suite.default_methods))
-    unknown = [name for name in names if name not in suite.contestants]
-    if unknown:
-        raise ValueError(
-            f"--methods {unknown[0]} is unknown in suite {suite.name}; known: {', '.join(suite.contestants)}"
-        )
-    return names
-
-
-def work_on(job: Job) -> dict[str, Any]:
-    """Train one method, or a variant of it, on one seed and score it at the end, on rows that it was not trained on."""
-    torch.set_num_threads(1)
-    suite = job.chosen
-    method = suite.contestants[job.method].make()
-    if job.anchors:
-        method = anchored(method, job.truth.features[: job.anchors])
-    hold = BASELINES[job.baseline] if job.baseline else None
-    began = time.perf_counter()
-    run = suite.run(hold(method) if hold else method, latents=job.latents, steps=job.steps, seed=job.seed)
-    dictionary = trained_on(job.truth, run, rows=job.rows, at_start=job.baseline is not None and hold is None)
-    seconds = time.perf_counter() - began
-    score = score_against(
-        dictionary,
-        job.truth.features,
-        job.truth.held_out(SCORED_ROWS, seed=job.seed),
-        parent_of=getattr(job.truth, "parent_of", None),
-        thresholds=suite.thresholds,
-        signed=suite.signed,
+def _plan(name: str, given: dict[str, Any]) -> Asked:
+    """What is asked of one suite; what it cannot be asked is an error."""
+    suite, k, anchors, rows = ALL_SUITES[name], given["k"], given["anchors"], given["rows"]
+    organism = isinstance(suite, OrganismSuite)
+    if organism and k is not None:
+        raise ValueError(f"--k {k} is not an option of suite {name}; its methods have a k each")
+    if organism and anchors:
+        raise ValueError(f"--anchors {anchors} needs directions that are known; suite {name} has none")
+    if not organism and k is not None:
+        suite = suite.at(k)
+    methods = chosen_methods(suite, given["methods"])
+    if given["fresh"] and rows is not None:
+        raise ValueError(f"--fresh draws new rows for every step, --rows {rows} fixes them; give one of the two")
+    truth = {key: given[key] for key in OF_TRUTHS} | {"sparsities": given["sparsities"] or None}
+    if given["suite"] == "all" and not organism:
+        del truth["models"]
+    return Asked(
+        methods=methods,
+        options=truth_settings(suite, truth),
+        seeds=range(given["seed"], given["seed"] + given["seeds"]),
+        rows=None if given["fresh"] else suite.rows if rows is None else rows,
+        latents=given["latents"],
+        steps=given["steps"],
+        baselines=given["baselines"],
+        anchors=anchors,
+        k=k,
+        jobs=given["jobs"] or os.cpu_count() or 1,
     )
-    untold = score.recovery.max_cosine[job.anchors :]
-    which = {"method": job.method, "baseline": job.baseline, "anchors": job.anchors, "seed": job.seed}
-    rates = {f"{t:g}": float((untold >= t).double().mean()) for t in suite.thresholds} if len(untold) else None
-    return {**which, **score.summary(), "frr_untold": rates, "seconds": seconds}
-
-
-CAPTION = (
-    "FRR: % of true features with cosine at least so large to some latent, mean ± half the range over seeds; max cos: mean of "
-    "the largest cosine; MCC: mean |cos| matched one to one; F1: of latents as detectors of the feature nearest to them; paper: "
-    "the paper's FRR; EV: explained variance; L0: mean number of active latents; F1, EV and L0 on rows not trained on"
-)
-ERRORS = (
-    "; flat, hier.: mean squared error of the cosines of siblings, and of children with their parents; abs.: share of children's "
-    "rows in which their latent has absorbed the parent's; hedg.: size of the children's part in the parent's atom"
-)
-IN_HIERARCHIES = {"flat": "flat", "hier.": "hierarchical", "abs.": "absorption", "hedg.": "hedging"}
-
-
-def _table(suite: Suite, results: list[dict[str, Any]], settings: dict[str, Any]) -> Table:
-    """One line per method, its variants under it."""
-    title = (
-        f"Recovery of {settings['n_features']} true features in {settings['d']} dimensions – {suite.what}\n"
-        f"{settings['latents']} latents, {settings['steps']} steps of {settings['batch']} rows, at the end of training"
-    )
-    errors = {column: name for column, name in IN_HIERARCHIES.items() if name in results[0]}
-    table = Table(title=title, title_justify="left", caption=CAPTION + ERRORS * bool(errors), caption_justify="left")
-    table.add_column("method", overflow="fold", min_width=12)
-    rates = [f"{t:g}" for t in suite.thresholds]
-    for column in (*(f"FRR {t}" for t in rates), "max cos", "MCC", "F1", *errors, "paper", "EV", "L0"):
-        table.add_column(column, justify="right", overflow="fold")
-    for which in dict.fromkeys((r["method"], r["baseline"], r["anchors"]) for r in results):
-        rows = [r for r in results if (r["method"], r["baseline"], r["anchors"]) == which]
-        name, baseline, anchors = which
-        variant = f"– told {anchors} of them" if anchors else f"– {baseline}" if baseline else None
-        published = None if variant else suite.contestants[name].published
-        table.add_row(
-            variant or suite.contestants[name].what,
-            *(spread([100 * r["frr"][t] for r in rows]) for t in rates),
-            *(spread([r[score] for r in rows], 3) for score in ("mean_max_cosine", "mcc", "f1", *errors.values())),
-            " / ".join(f"{value:.0f}" for value in published.values()) if published else "–",
-            spread([r["explained_variance"] for r in rows], 2),
-            spread([r["l0"] for r in rows], 0),
-        )
-    return table

@@ -11,9 +11,9 @@ from rich.table import Table
 from torch import Tensor
 
 from overtone import formats
+from overtone.cli.asked import truth_settings
 from overtone.cli.common import console, trained_on, write_json
 from overtone.cli.evaluate import held_out_rows
-from overtone.cli.recover import truth_settings
 from overtone.cli.rows import run_at
 from overtone.cli.theory_tables import condition_table, octave_table, theorem_table
 from overtone.data.stream import Batch

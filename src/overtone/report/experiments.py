@@ -1,13 +1,12 @@
 """The pictures of the paper's experiments, from their results alone."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from overtone.report.frontier import COLOURS, MARKERS
-from overtone.report.plots import BLUE, GREEN, GREY, ORANGE, STYLE, pyplot
+from overtone.report.plots import BLUE, GREEN, GREY, ORANGE, pyplot
 from overtone.theory.resonance import Setting
 
 Figure = Any  # matplotlib's, which is not there without the extra `report`
@@ -21,15 +20,6 @@ class Measured(NamedTuple):
     point: dict[str, Any]
     seed: int
     found: dict[str, Any]
-
-
-def save(results: Sequence[Measured], draw: Callable[[Sequence[Measured]], Figure], path: Path) -> None:
-    """Draw results into a file; its name says in which format. The same results give the same file."""
-    plt = pyplot()
-    with plt.rc_context({**STYLE, "svg.hashsalt": "overtone"}):
-        figure = draw(results)
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-        plt.close(figure)
 
 
 def where(results: Iterable[Measured], **fixed: Any) -> list[Measured]:

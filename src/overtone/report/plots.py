@@ -1,6 +1,6 @@
 """Figures for a run: matplotlib, vector where the file name says so, colour-blind safe."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ STYLE = {
     "figure.constrained_layout.use": True,
     "savefig.dpi": 160,
 }
+
+FORMATS = (".svg", ".png", ".pdf")
 
 
 def spectrum(frequency: Sequence[float], target: Sequence[float], path: Path, *, title: str) -> None:
@@ -90,6 +92,23 @@ def curves(records: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, *, ti
         left.legend(frameon=False)
         figure.suptitle(title, fontsize=10, color=GREY)
         figure.savefig(path)
+        plt.close(figure)
+
+
+def check_figure(path: Path) -> None:
+    """An error where no figure can be drawn into a file: its name says no format, or matplotlib is missing."""
+    if path.suffix not in FORMATS:
+        raise ValueError(f"{path}: a figure's name ends in {', '.join(FORMATS)}; give it one of them")
+    pyplot()
+
+
+def save(draw: Callable[[], Any], path: Path) -> None:
+    """Draw into a file; its name says in which format. The same results give the same file."""
+    plt = pyplot()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with plt.rc_context({**STYLE, "svg.hashsalt": "overtone"}):
+        figure = draw()
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
         plt.close(figure)
 
 
