@@ -31,7 +31,9 @@ def z(text: TextRows, generator: torch.Generator) -> torch.Tensor:
     return fires * torch.randint(1, 6, fires.shape, generator=generator).float()
 
 
-def collected(z: torch.Tensor, text: TextRows, parts: Sequence[torch.Tensor], plan: ExamplePlan = PLAN) -> LatentExamples:
+def collected(
+    z: torch.Tensor, text: TextRows, parts: Sequence[torch.Tensor], plan: ExamplePlan = PLAN
+) -> LatentExamples:
     """Examples from batches that are the contexts numbered in each of the parts."""
     from overtone import firing
 
@@ -56,7 +58,7 @@ def brute_force(z: torch.Tensor, text: TextRows) -> list[list[tuple[float, int]]
         stretches += [rows[i : i + PLAN.width] for i in range(0, len(rows), PLAN.width)]
     found: list[list[tuple[float, int]]] = []
     for m in range(LATENTS):
-        peaks = [max(((float(z[r, m].double()), -r) for r in rows)) for rows in stretches]
+        peaks = [max((float(z[r, m].double()), -r) for r in rows) for rows in stretches]
         found.append([(value, -r) for value, r in peaks if value > 0])
     return found
 
@@ -96,7 +98,9 @@ def test_nothing_depends_on_batches_or_on_their_order(z: torch.Tensor, text: Tex
     shuffled = torch.randperm(31, generator=generator)
     for parts in (torch.arange(31).split(1), torch.arange(31).flip(0).split(4), shuffled.split(3)):
         again = collected(z, text, parts)
-        for one, other in zip((*whole.top, *whole.sample, *whole.pool), (*again.top, *again.sample, *again.pool), strict=True):
+        for one, other in zip(
+            (*whole.top, *whole.sample, *whole.pool), (*again.top, *again.sample, *again.pool), strict=True
+        ):
             assert torch.equal(one, other)
         assert torch.equal(whole.active, again.active) and torch.equal(whole.stretches, again.stretches)
 
@@ -152,7 +156,9 @@ def test_a_dictionary_is_read_as_its_codes_say(rows: torch.Tensor, generator: to
             torch.testing.assert_close(example.codes, z[rows_of, m].detach(), atol=1e-6, rtol=1e-5)
             check_window(example, z, text, None)
     y = dictionary.pre_activations(rows)
-    torch.testing.assert_close(found.z_score, (found.seen.peak - y.mean(0)) / y.std(0, correction=0), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        found.z_score, (found.seen.peak - y.mean(0)) / y.std(0, correction=0), rtol=1e-4, atol=1e-4
+    )
     with pytest.raises(ValueError, match="no rows to look for examples in"):
         collect_examples(dictionary, [], PLAN)
 

@@ -101,10 +101,17 @@ class LatentExamples(NamedTuple):
         """A uniform sample of a latent's examples, strongest first: every part of it is a stratum of their strengths."""
         return _examples(self.sample, latent)
 
-    def silent(self, latent: int) -> list[Example]:
-        """Windows of the pool in which a latent does not fire."""
-        held = len(self.pool.row[0])
-        return [_example(self.pool, 0, i) for i in range(held) if self.pool.row[0, i] >= 0 and not self.active[i, latent]]
+    def silent(self, latent: int, most: int | None = None, among: Bool[Tensor, " pool"] | None = None) -> list[Example]:
+        """The first windows of the pool in which a latent does not fire.
+
+        Args:
+            latent: the latent.
+            most: how many of them; None: all.
+            among: which windows of the pool may be taken.
+        """
+        quiet = (self.pool.row[0] >= 0) & ~self.active[:, latent]
+        places = (quiet if among is None else quiet & among).nonzero()[:most, 0]
+        return [_example(self.pool, 0, place) for place in places.tolist()]
 
 
 def _examples(windows: Windows, latent: int) -> list[Example]:
@@ -140,7 +147,7 @@ class Collector:
         latent, row, stretch, strength = batch.peaks()
         self.stretches += torch.bincount(latent, minlength=self.latents)
         self.top.offer(latent, strength.double(), row + text.first, lambda i: batch.windows(latent[i], row[i]))
-        drawn = -_uniform(self.plan.seed, latent, stretch + text.first)
+        drawn = -fixed_uniform(self.plan.seed, latent, stretch + text.first)
         self.sample.offer(latent, drawn, row + text.first, lambda i: batch.windows(latent[i], row[i]))
         self._add_to_pool(batch, text)
 
@@ -148,7 +155,7 @@ class Collector:
         begins = batch.stretch.unique()
         ends = torch.cat([begins[1:], begins.new_tensor([len(text.token_ids)])])
         middle, nobody = (begins + ends) // 2, torch.zeros_like(begins)
-        drawn = -_uniform(self.plan.seed, nobody - 1, begins + text.first)
+        drawn = -fixed_uniform(self.plan.seed, nobody - 1, begins + text.first)
         placed = self.pool.offer(nobody, drawn, middle + text.first, lambda i: batch.windows(nobody[i] - 1, middle[i]))
         for slot, offered in zip(placed.slot.tolist(), placed.offer.tolist(), strict=True):
             self.active[slot] = False
@@ -220,7 +227,7 @@ class _Coded(NamedTuple):
         return start, torch.minimum(start + self.plan.width, end)
 
 
-def _uniform(seed: int, a: Int[Tensor, " some"], b: Int[Tensor, " some"]) -> Float[Tensor, " some"]:
+def fixed_uniform(seed: int, a: Int[Tensor, " some"], b: Int[Tensor, " some"]) -> Float[Tensor, " some"]:
     """A number in [0, 1) for each pair, always the same: to sample without regard to the order of what is sampled."""
     with np.errstate(over="ignore"):
         mixed = np.full(len(a), seed, dtype=np.uint64)
