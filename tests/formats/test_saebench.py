@@ -85,6 +85,7 @@ def test_what_it_cannot_be_is_refused(rows: torch.Tensor):
         sae.decode(torch.zeros(3, 20))
 
 
+@pytest.mark.filterwarnings("ignore")  # of a library that is tested with, and not tested
 def test_saebench_itself_accepts_it(dictionary: Dictionary, monkeypatch: pytest.MonkeyPatch):
     """Its own checks of a custom SAE, on a model of its own kind with random weights."""
     base = pytest.importorskip("sae_bench.custom_saes.base_sae", reason="needs pip install sae-bench")
@@ -94,7 +95,10 @@ def test_saebench_itself_accepts_it(dictionary: Dictionary, monkeypatch: pytest.
         n_layers=4, d_model=12, n_ctx=64, d_head=6, n_heads=2, d_vocab=50, act_fn="gelu", seed=0
     )
     model = transformer_lens.HookedTransformer(config)
-    monkeypatch.setattr(model, "to_tokens", lambda *_, **__: torch.arange(30)[None])
+    read = model.run_with_cache  # it has no tokenizer to read text with
+    monkeypatch.setattr(
+        model, "run_with_cache", lambda _, prepend_bos, **options: read(torch.arange(30)[None], **options)
+    )
     monkeypatch.setattr(base.HookedTransformer, "from_pretrained", lambda *_, **__: model)
     sae = adapted(dictionary)
     assert base.BaseSAE.check_decoder_norms(sae)

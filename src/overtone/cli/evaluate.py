@@ -42,6 +42,7 @@ def evaluate(
     contexts: int = 64,
     rows: int = EVALUATED,
     seed: int = 0,
+    input_norm: formats.InputNorm | None = None,
     parts: tuple[str, ...] = (),
     json: Path | None = None,
     resume: bool = False,
@@ -62,6 +63,8 @@ def evaluate(
         contexts: how many pieces of held-out text for that.
         rows: how many rows to measure on, at most.
         seed: of the sample of rows, where there are more.
+        input_norm: how rows are scaled before another tool's dictionary reads them, where its files do not say (row: to norm 1;
+            rms: to norm √d).
         parts: your own Python files or modules that the methods' parts are defined in.
         json: write the results to this file.
         resume: take from --json what was measured with the same settings before.
@@ -70,13 +73,13 @@ def evaluate(
     given = {"activations": activations, "store": store}
     settings: dict[str, Any] = {name: None if path is None else str(path.resolve()) for name, path in given.items()}
     settings |= {"tensor": tensor, "site": list(site), "target": target, "rows": rows, "seed": seed}
-    settings |= {"contexts": contexts if downstream else None}
+    settings |= {"contexts": contexts if downstream else None, "input_norm": input_norm}
     own = parts_named(parts)
     done = finished(json, KIND, settings) if resume and json is not None else {}
     results: list[dict[str, Any]] = []
     with resumable(f"overtone evaluate … --json {json or 'FILE'} --resume"):
         for run in runs:
-            dictionary = formats.load(run, parts=own)
+            dictionary = formats.load(run, parts=own, input_norm=input_norm)
             weights = checksum(dictionary)
             result = done.get((str(run), weights))
             if result is None:

@@ -40,6 +40,7 @@ def latents(
     split: Split = "held_out",
     rows: int = EVALUATED,
     seed: int = 0,
+    input_norm: formats.InputNorm | None = None,
     parts: tuple[str, ...] = (),
     json: Path | None = None,
 ) -> None:
@@ -58,13 +59,15 @@ def latents(
         split: held_out, or train.
         rows: how many rows of text to read, at most.
         seed: of the random choice.
+        input_norm: how rows are scaled before another tool's dictionary reads them, where its files do not say (row: to norm 1;
+            rms: to norm √d).
         parts: your own Python files or modules that the method's parts are defined in.
         json: write the latents, with examples, to this file.
     """
     if top < 1:
         raise ValueError(f"top={top} must be at least 1")
     own = parts_named(parts)
-    dictionary = formats.load(run, parts=own)
+    dictionary = formats.load(run, parts=own, input_norm=input_norm)
     wrong = [m for m in which if not 0 <= m < dictionary.latents]
     if wrong:
         raise ValueError(f"--which {wrong[0]}: {run} has latents 0 … {dictionary.latents - 1}")

@@ -52,6 +52,7 @@ def score(
     split: Split = "held_out",
     rows: int = EVALUATED,
     seed: int = 0,
+    input_norm: formats.InputNorm | None = None,
     parts: tuple[str, ...] = (),
     json: Path | None = None,
     resume: bool = False,
@@ -78,6 +79,8 @@ def score(
         split: held_out, or train where that has too little text.
         rows: how many rows to look for examples in, at most.
         seed: of the choice of latents, of examples, and of the random atoms.
+        input_norm: how rows are scaled before another tool's dictionary reads them, where its files do not say (row: to norm 1;
+            rms: to norm √d).
         parts: your own Python files or modules that the methods' parts are defined in.
         json: write the results to this file.
         resume: take from --json what was done with the same settings before.
@@ -88,14 +91,14 @@ def score(
     judge, own = scorer_named(scorer, scorer_model), parts_named(parts)
     settings: dict[str, Any] = {"scorer": judge.name, "latents": latents, "shuffled": shuffled, "baseline": baseline}
     settings |= {"store": None if store is None else str(store.resolve()), "site": list(site), "split": split}
-    settings |= {"rows": rows, "seed": seed}
+    settings |= {"rows": rows, "seed": seed, "input_norm": input_norm}
     done = finished(json, KIND, settings) if resume and json is not None else {}
     results: list[dict[str, Any]] = []
     save = _saver(json, settings, results)
     with resumable(f"overtone score … --json {json or 'FILE'} --resume"):
         try:
             for run in runs:
-                dictionary = formats.load(run, parts=own)
+                dictionary = formats.load(run, parts=own, input_norm=input_norm)
                 weights = checksum(dictionary)
                 result = done.get((str(run), weights), {"run": str(run), "weights": weights})
                 results.append(result)
