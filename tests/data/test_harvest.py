@@ -190,7 +190,7 @@ def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     models._hub_answers.cache_clear()
     for look in (load_model, models.load_tokenizer):
-        with pytest.raises(FileNotFoundError, match="no model 'nobody/nothing': .* the Hub does not answer"):
+        with pytest.raises(FileNotFoundError, match=r"no model 'nobody/nothing': .* the Hub does not answer"):
             look("nobody/nothing")
     assert models._hub_answers.cache_info().misses == 1
     models._hub_answers.cache_clear()

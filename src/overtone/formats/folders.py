@@ -45,8 +45,8 @@ def load(path: str | Path, *, parts: Iterable[type] = (), input_norm: InputNorm 
             SAELens, dictionary_learning, sparsify, Gemma Scope or circuit-tracer; or "hub:OWNER/NAME[/FOLDER][@REVISION]", which
             is fetched from the Hugging Face Hub.
         parts: your own selection classes that a dictionary of overtone's uses.
-        input_norm: how the rows of another tool's dictionary are scaled before it reads them, where its files do not say: "row" to
-            unit norm, "rms" to norm √d. None: as the files say.
+        input_norm: how the rows of another tool's dictionary are scaled before it reads them, where its files do not say: "row"
+            to unit norm, "rms" to norm √d. None: as the files say.
 
     Raises:
         FileNotFoundError: nothing there.

@@ -17,7 +17,7 @@ from overtone import firing
 from overtone.data.text_rows import TextRows
 from overtone.dictionary import Dictionary
 from overtone.firing import FiringStats
-from overtone.interpret.slots import Slots, Windows
+from overtone.interpret.slots import Slots, Windows, strength_rank
 from overtone.metrics.latents import ReadMoments
 from overtone.ops import SparseCodes
 
@@ -146,8 +146,8 @@ class Collector:
         batch = _Coded.of(codes, text, self.plan)
         latent, row, stretch, strength = batch.peaks()
         self.stretches += torch.bincount(latent, minlength=self.latents)
-        self.top.offer(latent, strength.double(), row + text.first, lambda i: batch.windows(latent[i], row[i]))
-        drawn = -fixed_uniform(self.plan.seed, latent, stretch + text.first)
+        self.top.offer(latent, strength_rank(strength), row + text.first, lambda i: batch.windows(latent[i], row[i]))
+        drawn = _random_rank(self.plan.seed, latent, stretch + text.first)
         self.sample.offer(latent, drawn, row + text.first, lambda i: batch.windows(latent[i], row[i]))
         self._add_to_pool(batch, text)
 
@@ -155,7 +155,7 @@ class Collector:
         begins = batch.stretch.unique()
         ends = torch.cat([begins[1:], begins.new_tensor([len(text.token_ids)])])
         middle, nobody = (begins + ends) // 2, torch.zeros_like(begins)
-        drawn = -fixed_uniform(self.plan.seed, nobody - 1, begins + text.first)
+        drawn = _random_rank(self.plan.seed, nobody - 1, begins + text.first)
         placed = self.pool.offer(nobody, drawn, middle + text.first, lambda i: batch.windows(nobody[i] - 1, middle[i]))
         for slot, offered in zip(placed.slot.tolist(), placed.offer.tolist(), strict=True):
             self.active[slot] = False
@@ -163,10 +163,10 @@ class Collector:
 
     def examples(self, seen: FiringStats, z_score: Float[Tensor, " latents"] | None = None) -> LatentExamples:
         """What has been gathered; statistics of the same rows go along."""
-        pool, order = self.pool.ordered(by_key=True)
-        by_strength = self.sample.ordered(by_key=False)[0]
-        top = self.top.ordered(by_key=True)[0]
-        return LatentExamples(top, by_strength, pool, self.active[order[0]], self.stretches, seen, z_score)
+        pool, order = self.pool.ordered()
+        return LatentExamples(
+            self.top.ordered()[0], self.sample.by_strength(), pool, self.active[order[0]], self.stretches, seen, z_score
+        )
 
 
 class _Coded(NamedTuple):
@@ -174,6 +174,7 @@ class _Coded(NamedTuple):
 
     key: Int[Tensor, " nnz"]  # latent · rows + row, ascending
     values: Float[Tensor, " nnz"]
+    by_row: SparseCodes
     stretch: Int[Tensor, " rows"]  # the first row of every row's stretch
     text: TextRows
     bounds: tuple[Int[Tensor, " rows"], Int[Tensor, " rows"]]
@@ -186,7 +187,7 @@ class _Coded(NamedTuple):
         begin, end = text.bounds
         row = torch.arange(len(begin))
         stretch = begin + (row - begin) // plan.width * plan.width
-        return cls(key, entries.values.float().cpu()[order], stretch, text, (begin, end), plan)
+        return cls(key, entries.values.float().cpu()[order], entries, stretch, text, (begin, end), plan)
 
     def peaks(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(latent, row, stretch, strength) of the strongest row, the first of several, of every latent in every stretch."""
@@ -216,9 +217,9 @@ class _Coded(NamedTuple):
 
     def active_around(self, row: int) -> Int[Tensor, " active"]:
         """The latents that fire in the window around a row."""
-        start, end = (int(edge) for edge in self._window(torch.tensor([row])))
-        place = self.key % len(self.text.token_ids)
-        return (self.key[(place >= start) & (place < end)] // len(self.text.token_ids)).unique()
+        edges = self._window(torch.tensor([row]))
+        first, last = (int(self.by_row.offsets[edge]) for edge in edges)
+        return self.by_row.latents[first:last].unique().cpu()
 
     def _window(self, row: Int[Tensor, " some"]) -> tuple[Int[Tensor, " some"], Int[Tensor, " some"]]:
         """(first row, the row after the last): as wide as the context allows, shifted at its ends and not cut."""
@@ -234,6 +235,10 @@ def fixed_uniform(seed: int, a: Int[Tensor, " some"], b: Int[Tensor, " some"]) -
         for part in (a, b):
             mixed = _mix(mixed + part.numpy().astype(np.uint64))
     return torch.from_numpy((mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53)
+
+
+def _random_rank(seed: int, a: Int[Tensor, " some"], b: Int[Tensor, " some"]) -> Int[Tensor, " some"]:
+    return (fixed_uniform(seed, a, b) * 2.0**31).long()
 
 
 def _mix(x: np.ndarray) -> np.ndarray:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -36,13 +35,16 @@ class Placed(NamedTuple):
 
 
 class Slots:
-    """The `size` offers with the largest keys of each owner; of equal keys those of the earliest rows.
+    """The `size` offers of highest rank of each owner; of equal ranks those of the earliest rows.
 
-    What is kept is a function of the set of offers: not of their order, nor of how they come in batches.
+    What is kept is a function of the set of offers: not of their order, nor of how they come in batches. No two offers of an
+    owner may be of the same row.
     """
 
     def __init__(self, owners: int, size: int, width: int):
-        self.keys = torch.full((owners, size), -torch.inf, dtype=torch.float64)
+        # Empty slots are below every offer, and no two of them alike, so that there is always one least.
+        self.keys = -1 - torch.arange(size).repeat(owners, 1)
+        self.least = self.keys[:, -1].clone()
         empty = torch.full((owners, size), -1)
         self.windows = Windows(
             empty,
@@ -51,50 +53,61 @@ class Slots:
             torch.full((owners, size, width), -1, dtype=torch.int32),
             torch.zeros(owners, size, width),
         )
-        self.least = self.keys[:, 0].clone()
 
     def offer(
         self,
         owner: Int[Tensor, " offers"],
-        key: Float[Tensor, " offers"],
+        rank: Int[Tensor, " offers"],
         row: Int[Tensor, " offers"],
         windows: Callable[[Int[Tensor, " taken"]], Windows],
     ) -> Placed:
         """Keep what is better than the worst that is kept.
 
         Args:
-            owner: whose each offer is.
-            key: finite numbers, the larger the better.
-            row: the row it is of; the earlier one is better where keys are equal.
+            owner: whose each offer is, ascending.
+            rank: 0 to 2³¹ − 1, the larger the better.
+            row: the row it is of, below 2³²; the earlier one is better where ranks are equal.
             windows: the windows of some of the offers, by their numbers: only those that are kept are ever made.
         """
-        better = (key >= self.least[owner]).nonzero()[:, 0]
-        touched, of = owner[better].unique(return_inverse=True)
-        size = self.keys.shape[1]
-        held = len(touched) * size
-        group = torch.cat([torch.arange(len(touched)).repeat_interleave(size), of])
-        keys = torch.cat([self.keys[touched].flatten(), key[better]])
-        rows = torch.cat([self.windows.row[touched].flatten(), row[better]])
-        order = torch.from_numpy(np.lexsort((rows.numpy(), -keys.numpy(), group.numpy())))
-        place = torch.arange(len(order))
-        starts = torch.searchsorted(group[order], torch.arange(len(touched)))
-        kept = place - starts[group[order]] < size
+        key = _key(rank, row)
+        better = (key > self.least[owner]).nonzero()[:, 0]
+        touched, of, counts = owner[better].unique_consecutive(return_inverse=True, return_counts=True)
+        if not len(touched):
+            return Placed(better, better, better)
+        most = int(counts.max())
+        held, new = self.keys[touched], torch.full((len(touched), most), torch.iinfo(torch.long).min)
+        new[of, torch.arange(len(of)) - (counts.cumsum(0) - counts)[of]] = key[better]
+        # The least that stays. Keys are all different, so that it tells what goes and what comes.
+        least = torch.cat([held, new], dim=1).kthvalue(most + 1, dim=1).values
+        freed, taken = (held < least[:, None]).nonzero(), better[key[better] >= least[of]]
         # By owner both, and as many of the one as of the other.
-        freed = order[~kept & (order < held)]
-        taken = order[kept & (order >= held)] - held
-        placed = Placed(touched[freed // size], freed % size, better[taken])
-        self.keys[placed.owner, placed.slot] = key[placed.offer]
-        for mine, new in zip(self.windows, windows(placed.offer), strict=True):
-            mine[placed.owner, placed.slot] = new
-        self.least[touched] = self.keys[touched].amin(1)
+        placed = Placed(touched[freed[:, 0]], freed[:, 1], taken)
+        self.keys[placed.owner, placed.slot] = key[taken]
+        for mine, made in zip(self.windows, windows(taken), strict=True):
+            mine[placed.owner, placed.slot] = made
+        self.least[touched] = least
         return placed
 
-    def ordered(self, *, by_key: bool) -> tuple[Windows, Int[Tensor, "owners size"]]:
-        """The windows and the slots they were in, best key first or strongest code first, empty slots last; ties by row."""
+    def ordered(self) -> tuple[Windows, Int[Tensor, "owners size"]]:
+        """The windows, highest rank first and empty slots last, and the slots that they were in."""
+        return self._in_order(self.keys.argsort(dim=1, descending=True))
+
+    def by_strength(self) -> Windows:
+        """The windows by the code on the row that each is around, largest first and empty slots last; ties as in ranks."""
         row, start = self.windows.row, self.windows.start
         codes = self.windows.codes.gather(2, (row - start)[..., None])[..., 0]
-        size = torch.where(row >= 0, self.keys if by_key else codes.abs().double(), -torch.inf)
-        by_row = row.argsort(dim=1, stable=True)
-        order = by_row.gather(1, size.gather(1, by_row).argsort(dim=1, descending=True, stable=True))
+        keys = torch.where(row >= 0, _key(strength_rank(codes), row), -1)
+        return self._in_order(keys.argsort(dim=1, descending=True, stable=True))[0]
+
+    def _in_order(self, order: Int[Tensor, "owners size"]) -> tuple[Windows, Int[Tensor, "owners size"]]:
         owner = torch.arange(len(order))[:, None]
         return Windows(*(part[owner, order] for part in self.windows)), order
+
+
+def strength_rank(codes: Float[Tensor, "*some"]) -> Int[Tensor, "*some"]:
+    """Ranks of codes by their size: the bits of a float32 that is not negative stand in its order."""
+    return codes.float().abs().contiguous().view(torch.int32).long()
+
+
+def _key(rank: Int[Tensor, "*some"], row: Int[Tensor, "*some"]) -> Int[Tensor, "*some"]:
+    return (rank << 32) + (2**32 - 1 - row)
