@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 import tyro
-from common import show
 
 from overtone import firing
 from overtone.cli.common import write_json
@@ -53,9 +52,8 @@ def main(
     collector.examples(firing.empty(latents))
     seconds.append(time.process_time() - began)
     megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    show(
-        f"{sum(seconds):.1f} s of processor time for {rows:,} rows, {seconds[-2]:.2f} s for the last {batch:,}; {megabytes:,.0f} MB"
-    )
+    last = f"{seconds[-2]:.2f} s for the last {batch:,}"
+    print(f"{sum(seconds):.1f} s of processor time for {len(seconds[:-1]) * batch:,} rows, {last}; {megabytes:,.0f} MB")
     write_json(
         json, {"latents": latents, "l0": l0, "rows": rows, "batch": batch, "seconds": seconds, "peak_mb": megabytes}
     )

@@ -18,6 +18,7 @@ from overtone.metrics.lens import logit_lens
 from tiny_models import WORDS, D, tiny
 
 LATENTS = 24
+STORIES = Path(__file__).parents[2].parent / "shared" / "data" / "stories260k"
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +108,16 @@ def test_stopped_scoring_goes_on(made: Path, words: tuple, call, tmp_path: Path,
     assert call(*ask, "--json", "s.json", "--resume")[0] == 0 and len(judged) == 9
     status, _, err = call(*ask, "--json", "s.json", "--resume", "--seed", 1)
     assert status == 2 and "was measured with seed=0, and not with seed=1" in err
+
+
+@pytest.mark.skipif(not STORIES.exists(), reason="../shared/data is absent")
+def test_a_local_model_scores(made: Path, words: tuple, call, tmp_path: Path):
+    own = ("--scorer", f"hf:{STORIES}", "--latents", 1, "--no-shuffled", "--no-baseline", "--json", "s.json")
+    status, out, err = call("score", made / "d0", *words, *own)
+    assert status == 0 and "scorer hf:" in " ".join(out.split()), err
+    (result,) = json.loads((tmp_path / "s.json").read_text())["runs"]
+    (explanation,) = result["explanations"].values()
+    assert explanation and 0 <= result["summary"]["detection"] <= 1
 
 
 def test_latents_are_shown_with_what_python_says_of_them(made: Path, words: tuple, call, tmp_path: Path):

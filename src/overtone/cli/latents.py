@@ -1,6 +1,6 @@
 """`overtone latents`: single latents of a dictionary, with the tokens they fire on and what they do to the model."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -98,19 +98,25 @@ def ranked(examples: LatentExamples, sort: Order, seed: int) -> list[int]:
 def _described(examples: LatentExamples, latent: int, text: TokenText) -> dict[str, Any]:
     assert examples.z_score is not None
     strongest, sampled = examples.strongest(latent), examples.sampled(latent)
-    tokens = Counter(_split(e, text)[1].strip() for e in sampled)
+    tokens: dict[str, float] = defaultdict(float)
+    for e in {e.row: e for e in (*strongest, *sampled)}.values():
+        tokens[_split(e, text)[1].strip()] += _code(e)  # by strength: weak firings are many, and say little
     return {
         "latent": latent,
         "frequency": float(examples.seen.frequency[latent]),
         "peak": float(examples.seen.peak[latent]),
         "z_score": float(examples.z_score[latent]),
-        "tokens": [token for token, _ in tokens.most_common(SHOWN)],
+        "tokens": [token for token in sorted(tokens, key=lambda t: -tokens[t])[:SHOWN]],
         "examples": [
             dict(zip(("left", "token", "right"), _split(e, text), strict=True))
             | {"code": float(e.codes[e.row - e.start])}
             for e in strongest
         ],
     }
+
+
+def _code(example: Example) -> float:
+    return float(example.codes[example.row - example.start])
 
 
 def _split(example: Example, text: TokenText) -> tuple[str, str, str]:
