@@ -100,7 +100,7 @@ def _described(examples: LatentExamples, latent: int, text: TokenText) -> dict[s
     strongest, sampled = examples.strongest(latent), examples.sampled(latent)
     tokens: dict[str, float] = defaultdict(float)
     for e in {e.row: e for e in (*strongest, *sampled)}.values():
-        tokens[_split(e, text)[1].strip()] += _code(e)  # by strength: weak firings are many, and say little
+        tokens[_split(e, text)[1].strip()] += abs(_code(e))  # by strength: weak firings are many, and say little
     return {
         "latent": latent,
         "frequency": float(examples.seen.frequency[latent]),

@@ -28,7 +28,8 @@ Progress = Callable[[int], None]
 class ExamplePlan:
     """How many examples of a latent are kept, and how much text around each.
 
-    Memory is `latents · (top + sample) · (48 + 8 · width)` bytes and `pool · latents`: 400 MB for 16,384 latents.
+    Memory is `latents · (top + sample) · (32 + 8 · width)` bytes and `pool · latents`: 400 MB for 16,384 latents, and twice that
+    when they are put in order at the end.
 
     Args:
         top: the strongest examples of each latent.
@@ -231,7 +232,7 @@ class _Coded(NamedTuple):
 def fixed_uniform(seed: int, a: Int[Tensor, " some"], b: Int[Tensor, " some"]) -> Float[Tensor, " some"]:
     """A number in [0, 1) for each pair, always the same: to sample without regard to the order of what is sampled."""
     with np.errstate(over="ignore"):
-        mixed = np.full(len(a), seed, dtype=np.uint64)
+        mixed = np.full(len(a), seed % 2**64, dtype=np.uint64)
         for part in (a, b):
             mixed = _mix(mixed + part.numpy().astype(np.uint64))
     return torch.from_numpy((mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53)
