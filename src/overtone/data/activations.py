@@ -52,8 +52,8 @@ class Activations:
         ids = self.token_ids[same].tolist()
         here = same.index(row)
         ends = [decode(tokenizer, ids[:n]) for n in (here, here + 1, len(ids))]
-        token = after(ends[0], ends[1]) or decode(tokenizer, ids[here : here + 1])
-        return ends[0], token, after(ends[1], ends[2])
+        token = added(ends[0], ends[1]) or decode(tokenizer, ids[here : here + 1])
+        return ends[0], token, added(ends[1], ends[2])
 
 
 def decode(tokenizer: Any, ids: list[int]) -> str:
@@ -61,7 +61,7 @@ def decode(tokenizer: Any, ids: list[int]) -> str:
     return tokenizer.decode(ids, clean_up_tokenization_spaces=False)
 
 
-def after(start: str, whole: str) -> str:
+def added(start: str, whole: str) -> str:
     """What `whole` adds to `start`; a character of several tokens is decoded only once it is whole."""
     same = (a == b for a, b in zip(start, whole, strict=False))
     return whole[next((i for i, equal in enumerate(same) if not equal), len(start)) :]

@@ -23,7 +23,7 @@ ANSWERS = re.compile(r"\[[\s,01]*\]")
 class _Stay(urllib.request.HTTPRedirectHandler):
     """Follows no redirection: the key is for one host."""
 
-    def redirect_request(self, *_: Any) -> None:
+    def redirect_request(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: Any) -> None:
         return None
 
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from overtone.data.activations import after, decode
+from overtone.data.activations import added, decode
 from overtone.interpret.examples import Example, LatentExamples, fixed_uniform
 from overtone.interpret.scorers import Scorer, Shown
 from overtone.seeds import generator
@@ -95,7 +95,7 @@ class TokenText:
     def _word(self, *ids: int) -> str:
         if ids not in self._known:
             text = decode(self.tokenizer, list(ids))
-            self._known[ids] = after(decode(self.tokenizer, [ids[0]]), text) if len(ids) > 1 else text
+            self._known[ids] = added(decode(self.tokenizer, [ids[0]]), text) if len(ids) > 1 else text
         return self._known[ids]
 
 

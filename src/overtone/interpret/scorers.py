@@ -36,7 +36,10 @@ class Shown(NamedTuple):
 class Scorer(Protocol):
     """What explains latents and judges explanations. All it knows of a latent when it judges is the explanation."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What results are known by."""
+        ...
 
     def explain(self, examples: Sequence[Shown]) -> str:
         """In words, where a latent fires: `examples` are windows in which it does, strongest first, then some in which not."""
