@@ -22,6 +22,7 @@ from overtone.training import Run, TrainState, begin
 FORMAT = 1
 WEIGHTS, CONFIG = "dictionary.safetensors", "dictionary.json"
 STATE, STATE_CONFIG = "state.safetensors", "state.json"
+LARGEST_DESCRIPTION = 16 * 2**20  # bytes; descriptions have a few thousand
 
 
 class CheckpointError(ValueError):
@@ -239,13 +240,17 @@ def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v.clone() for k, v in tensors.items() if k.startswith(prefix)}
 
 
-def read_json(path: Path, kind: str) -> dict[str, Any]:
-    """A JSON description of the wanted kind and of a version this overtone reads."""
+def read_json(path: Path, kind: str, *, largest: int = LARGEST_DESCRIPTION) -> dict[str, Any]:
+    """A JSON description of the wanted kind, of a version this overtone reads and of no more than `largest` bytes."""
     try:
+        if (size := path.stat().st_size) > largest:
+            raise CheckpointError(
+                f"{path} has {size:,} bytes, and may have {largest:,}; it was not written by overtone"
+            )
         description = json.loads(path.read_text())
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing: the folder is incomplete") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON ({error}); it is truncated or not overtone's") from error
     if not isinstance(description, dict) or description.get("format") != kind:
         found = description.get("format") if isinstance(description, dict) else type(description).__name__

@@ -8,6 +8,7 @@ import torch
 transformers = pytest.importorskip("transformers", reason='needs pip install "overtone[lm]"')
 tokenizers = pytest.importorskip("tokenizers", reason='needs pip install "overtone[lm]"')
 
+from overtone.data import models  # noqa: E402
 from overtone.data.contexts import contexts_of  # noqa: E402
 from overtone.data.harvest import harvest  # noqa: E402
 from overtone.data.models import load_model  # noqa: E402
@@ -181,6 +182,18 @@ def test_unknown_models_offer_near_matches(saved):
         load_model("minilmm")
     with pytest.raises(FileNotFoundError, match="holds no model"):
         load_model(saved.parent)
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    models._hub_answers.cache_clear()
+    for look in (load_model, models.load_tokenizer):
+        with pytest.raises(FileNotFoundError, match=r"no model 'nobody/nothing': .* the Hub does not answer"):
+            look("nobody/nothing")
+    assert models._hub_answers.cache_info().misses == 1
+    models._hub_answers.cache_clear()
 
 
 def test_incomplete_and_unsafe_models_are_refused(saved):

@@ -17,9 +17,11 @@ def main() -> None:
     from overtone.cli.experiment import experiment
     from overtone.cli.export import export
     from overtone.cli.harvest import harvest
+    from overtone.cli.latents import latents
     from overtone.cli.methods import methods
     from overtone.cli.quickstart import quickstart
     from overtone.cli.recover import recover
+    from overtone.cli.score import score
     from overtone.cli.store import VERBS as STORE
     from overtone.cli.store import store
     from overtone.cli.theory import theory
@@ -37,6 +39,8 @@ def main() -> None:
         "train": train,
         "compare": compare,
         "evaluate": evaluate,
+        "latents": latents,
+        "score": score,
         "export": export,
         "theory": theory,
         "experiment": experiment,

@@ -172,3 +172,8 @@ def spread(values: list[float], digits: int = 1) -> str:
     if len(values) == 1:
         return f"{mean:.{digits}f}"
     return f"{mean:.{digits}f} ±{(max(values) - min(values)) / 2:.{digits}f}"
+
+
+def one_line(text: str) -> str:
+    """Text for a terminal: white space is a space, and characters that would steer the terminal are shown as such."""
+    return "".join(" " if c.isspace() else c if c.isprintable() else "�" for c in text)

@@ -28,6 +28,7 @@ from overtone.users_code import parts_named
 from overtone.version import __version__
 
 KIND = "overtone-evaluation"
+LARGEST_RESULTS = 2**30  # bytes
 
 
 def evaluate(
@@ -41,6 +42,7 @@ def evaluate(
     contexts: int = 64,
     rows: int = EVALUATED,
     seed: int = 0,
+    input_norm: formats.InputNorm | None = None,
     parts: tuple[str, ...] = (),
     json: Path | None = None,
     resume: bool = False,
@@ -61,22 +63,24 @@ def evaluate(
         contexts: how many pieces of held-out text for that.
         rows: how many rows to measure on, at most.
         seed: of the sample of rows, where there are more.
+        input_norm: how rows are scaled before another tool's dictionary reads them, where its files do not say (row: to norm 1;
+            rms: to norm √d).
         parts: your own Python files or modules that the methods' parts are defined in.
         json: write the results to this file.
         resume: take from --json what was measured with the same settings before.
     """
-    _check_options(runs, rows, json, resume)
+    check_options(runs, rows, json, resume)
     given = {"activations": activations, "store": store}
     settings: dict[str, Any] = {name: None if path is None else str(path.resolve()) for name, path in given.items()}
     settings |= {"tensor": tensor, "site": list(site), "target": target, "rows": rows, "seed": seed}
-    settings |= {"contexts": contexts if downstream else None}
+    settings |= {"contexts": contexts if downstream else None, "input_norm": input_norm}
     own = parts_named(parts)
-    done = _done(json, settings) if resume and json is not None else {}
+    done = finished(json, KIND, settings) if resume and json is not None else {}
     results: list[dict[str, Any]] = []
     with resumable(f"overtone evaluate … --json {json or 'FILE'} --resume"):
         for run in runs:
-            dictionary = formats.load(run, parts=own)
-            weights = _checksum(dictionary)
+            dictionary = formats.load(run, parts=own, input_norm=input_norm)
+            weights = checksum(dictionary)
             result = done.get((str(run), weights))
             if result is None:
                 folder = run_at(run, own)
@@ -93,7 +97,8 @@ def evaluate(
     _show(runs, results, own)
 
 
-def _check_options(runs: Sequence[Path], rows: int, json: Path | None, resume: bool) -> None:
+def check_options(runs: Sequence[Path], rows: int, json: Path | None, resume: bool) -> None:
+    """Refuse options that do not go together."""
     if rows < 1:
         raise ValueError(f"rows={rows} must be at least 1")
     if not runs:
@@ -127,11 +132,11 @@ def _show(runs: Sequence[Path], results: Sequence[Mapping[str, Any]], own: Seque
             tell_sites(name, formats.load(run, parts=own), metrics[name])
 
 
-def _done(path: Path, settings: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+def finished(path: Path, kind: str, settings: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
     """(run, checksum of its weights) → its result in an earlier file of the same settings."""
     if not path.exists():
         return {}
-    earlier = checkpoint.read_json(path, KIND)
+    earlier = checkpoint.read_json(path, kind, largest=LARGEST_RESULTS)
     before = earlier.get("settings", {})
     other = sorted(key for key in settings if before.get(key) != settings[key])
     if other:
@@ -143,7 +148,7 @@ def _done(path: Path, settings: dict[str, Any]) -> dict[tuple[str, str], dict[st
     return {(result["run"], result["weights"]): result for result in earlier["runs"]}
 
 
-def _checksum(dictionary: Dictionary) -> str:
+def checksum(dictionary: Dictionary) -> str:
     """Of a dictionary's weights and parts, so that a result is never taken for that of another."""
     digest = hashlib.sha256(f"{dictionary} {dictionary.parametrisation}".encode())
     for name, weight in sorted(dictionary.state_dict().items()):

@@ -27,6 +27,7 @@ def export(
     private: bool = False,
     model: str | None = None,
     site: str | None = None,
+    input_norm: formats.InputNorm | None = None,
     parts: tuple[str, ...] = (),
     json: Path | None = None,
 ) -> None:
@@ -40,13 +41,15 @@ def export(
         private: make a new repository private.
         model: the model's name to write along (default: the run's own).
         site: the site to write along (default: the run's own).
+        input_norm: how rows are scaled before another tool's dictionary reads them, where its files do not say (row: to norm 1;
+            rms: to norm √d).
         parts: your own Python files or modules that the method's parts are defined in.
         json: write what was done to this file.
     """
     if out is None and push is None:
         raise ValueError("nowhere to export to; give --out FOLDER, or --push OWNER/NAME for the Hugging Face Hub")
     own = parts_named(parts)
-    found = formats.read(run, parts=own)
+    found = formats.read(run, parts=own, input_norm=input_norm)
     folder = None if run.startswith("hub:") else run_at(Path(run), own)
     info = found.info | (about_run(folder, found.dictionary.latents) if folder else {})
     info |= {key: value for key, value in (("model", model), ("site", site)) if value is not None}

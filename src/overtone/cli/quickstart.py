@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from overtone import recipes
-from overtone.cli.common import console, follow, write_json
+from overtone.cli.common import console, follow, one_line, write_json
 from overtone.cli.rows import ACTIVATIONS, check_plan, harvest_with_held_out, held_out_documents, rows_of
 from overtone.cli.train import located
 from overtone.config import to_json
@@ -195,7 +195,7 @@ def _distinct_snippets(rows: Sequence[int], activations: Activations, lm: Langua
     """The first few different texts; documentation repeats itself, and the same sentence twice shows nothing new."""
     seen: dict[tuple[str, str], tuple[str, str, str]] = {}
     for row in rows:
-        left, token, right = (_one_line(part) for part in activations.snippet(row, lm.tokenizer))
+        left, token, right = (one_line(part) for part in activations.snippet(row, lm.tokenizer))
         seen.setdefault((left[-12:], token), (left, token, right))
     return list(seen.values())[:SNIPPETS]
 
@@ -216,11 +216,6 @@ def _example_table(examples: Sequence[Example]) -> Table:
         ]
         table.add_row(str(example.latent), f"{example.frequency:.2%}", "\n".join(lines))
     return table
-
-
-def _one_line(text: str) -> str:
-    """Text for a terminal: white space is a space, and characters that would steer the terminal are shown as such."""
-    return "".join(" " if c.isspace() else c if c.isprintable() else "�" for c in text)
 
 
 def _write_pictures(path: Path, gba: Trained, rival: Trained, title: str) -> None:

@@ -51,16 +51,17 @@ class Activations:
         same = [i for i in near if self.context[i] == self.context[row]]
         ids = self.token_ids[same].tolist()
         here = same.index(row)
-        ends = [_decode(tokenizer, ids[:n]) for n in (here, here + 1, len(ids))]
-        token = _after(ends[0], ends[1]) or _decode(tokenizer, ids[here : here + 1])
-        return ends[0], token, _after(ends[1], ends[2])
+        ends = [decode(tokenizer, ids[:n]) for n in (here, here + 1, len(ids))]
+        token = added(ends[0], ends[1]) or decode(tokenizer, ids[here : here + 1])
+        return ends[0], token, added(ends[1], ends[2])
 
 
-def _decode(tokenizer: Any, ids: list[int]) -> str:
+def decode(tokenizer: Any, ids: list[int]) -> str:
+    """The text of some tokens."""
     return tokenizer.decode(ids, clean_up_tokenization_spaces=False)
 
 
-def _after(start: str, whole: str) -> str:
+def added(start: str, whole: str) -> str:
     """What `whole` adds to `start`; a character of several tokens is decoded only once it is whole."""
     same = (a == b for a, b in zip(start, whole, strict=False))
     return whole[next((i for i, equal in enumerate(same) if not equal), len(start)) :]

@@ -3,8 +3,13 @@
 import difflib
 import hashlib
 import importlib.util
+import ssl
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +18,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 DTYPES = ("float32", "bfloat16", "float16")
+HUB_PATIENCE = 3.0  # seconds
 _LM = 'pip install "overtone[lm]"'
 
 
@@ -46,18 +52,17 @@ def load_model(name: str | Path, *, dtype: str = "float32") -> LanguageModel:
         from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
     except ImportError as error:
         raise ImportError(f"loading the model {str(name)!r} needs transformers: {_LM}") from error
-    where = (
-        _minilm() if name == "minilm" else str(Path(name).expanduser() if Path(name).expanduser().exists() else name)
-    )
+    where = _place(name)
     try:
         with _quiet_transformers():
-            config = AutoConfig.from_pretrained(where)
+            here: Any = {"local_files_only": not _may_fetch(where)}
+            config = AutoConfig.from_pretrained(where, **here)
             causal = any(a.endswith(("ForCausalLM", "LMHeadModel")) for a in config.architectures or ())
             kind: Any = AutoModelForCausalLM if causal else AutoModel
             model, info = kind.from_pretrained(
-                where, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True
+                where, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True, **here
             )
-            tokenizer = AutoTokenizer.from_pretrained(where)
+            tokenizer = AutoTokenizer.from_pretrained(where, **here)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise FileNotFoundError(_unknown_model(str(name), error)) from error
     missing = sorted(k for k in info["missing_keys"] if "pooler" not in k)
@@ -68,6 +73,20 @@ def load_model(name: str | Path, *, dtype: str = "float32") -> LanguageModel:
     return LanguageModel(model.eval(), tokenizer, str(name))
 
 
+def load_tokenizer(name: str | Path) -> Any:
+    """The tokenizer of a model, without its weights; names and errors as in `load_model`."""
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise ImportError(f"loading the tokenizer of {str(name)!r} needs transformers: {_LM}") from error
+    try:
+        with _quiet_transformers():
+            where = _place(name)
+            return AutoTokenizer.from_pretrained(where, local_files_only=not _may_fetch(where))
+    except (OSError, ValueError, KeyError) as error:
+        raise FileNotFoundError(_unknown_model(str(name), error)) from error
+
+
 def fingerprint(model: nn.Module) -> str:
     """A short checksum of a model: names and shapes of its weights and a few values of each."""
     digest = hashlib.sha256()
@@ -75,6 +94,40 @@ def fingerprint(model: nn.Module) -> str:
         some = weight.flatten()[:: max(1, weight.numel() // 16)][:16].double().tolist()
         digest.update(f"{name} {tuple(weight.shape)} {some}".encode())
     return digest.hexdigest()[:16]
+
+
+def _place(name: str | Path) -> str:
+    """What transformers loads a model from."""
+    if name == "minilm":
+        return _minilm()
+    path = Path(name).expanduser()
+    return str(path if path.exists() else name)
+
+
+def _may_fetch(where: str) -> bool:
+    """Whether what is not on this machine may be on the Hub: not if that cannot be reached, which is found out once and quickly.
+
+    The loader would ask the same again and again for half a minute.
+    """
+    return not Path(where).exists() and _hub_answers()
+
+
+@cache
+def _hub_answers() -> bool:
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        # Through proxies, as the loader does; any answer will do.
+        urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=HUB_PATIENCE).close()
+    except urllib.error.HTTPError as answer:
+        answer.close()
+    except urllib.error.URLError as error:
+        return isinstance(error.reason, ssl.SSLError)  # somebody is there; the loader has certificates of its own
+    except (OSError, HTTPException):
+        return False
+    return True
 
 
 def _minilm() -> str:
@@ -113,4 +166,6 @@ def _unknown_model(name: str, error: Exception) -> str:
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     what = "the folder holds no model that can be loaded" if path.is_dir() else "no such folder here, nor on the Hub"
+    if not path.exists() and not _may_fetch(name):
+        return f"no model {name!r}: no such folder here, none in the cache, and the Hub does not answer.{hint}"
     return f"no model {name!r}: {what} (with safetensors weights).{hint} The loader says: {reason}"

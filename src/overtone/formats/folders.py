@@ -3,8 +3,9 @@
 import json
 from collections.abc import Iterable
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -19,6 +20,7 @@ from overtone.formats.table import FORMATS, Format
 
 OVERTONE = "overtone"
 CARD = "README.md"
+InputNorm = Literal["row", "rms"]
 
 
 class Found(NamedTuple):
@@ -35,7 +37,7 @@ class Found(NamedTuple):
     info: dict[str, Any]
 
 
-def load(path: str | Path, *, parts: Iterable[type] = ()) -> Dictionary:
+def load(path: str | Path, *, parts: Iterable[type] = (), input_norm: InputNorm | None = None) -> Dictionary:
     """A trained dictionary of overtone's or of another tool's (docs/formats.md), told by its files.
 
     Args:
@@ -43,16 +45,18 @@ def load(path: str | Path, *, parts: Iterable[type] = ()) -> Dictionary:
             SAELens, dictionary_learning, sparsify, Gemma Scope or circuit-tracer; or "hub:OWNER/NAME[/FOLDER][@REVISION]", which
             is fetched from the Hugging Face Hub.
         parts: your own selection classes that a dictionary of overtone's uses.
+        input_norm: how the rows of another tool's dictionary are scaled before it reads them, where its files do not say: "row"
+            to unit norm, "rms" to norm √d. None: as the files say.
 
     Raises:
         FileNotFoundError: nothing there.
         CheckpointError: a truncated, foreign or newer file of overtone's.
         FormatError: a file of another tool that is damaged, or that overtone cannot represent.
     """
-    return read(path, parts=parts).dictionary
+    return read(path, parts=parts, input_norm=input_norm).dictionary
 
 
-def read(path: str | Path, *, parts: Iterable[type] = ()) -> Found:
+def read(path: str | Path, *, parts: Iterable[type] = (), input_norm: InputNorm | None = None) -> Found:
     """`load`, with what the files tell besides."""
     if str(path).startswith("hub:"):
         from overtone.formats.hub import fetch
@@ -61,7 +65,10 @@ def read(path: str | Path, *, parts: Iterable[type] = ()) -> Found:
     path = Path(path)
     foreign = None if is_own(path) else table.recognise(path)
     if foreign is not None:
-        return _read(*foreign)
+        found = _read(*foreign)
+        return found if input_norm is None else found._replace(dictionary=_with_input_norm(found, path, input_norm))
+    if input_norm is not None and is_own(path):
+        raise FormatError(f"{path} is overtone's own and knows how it scales rows; drop input_norm={input_norm!r}")
     if path.is_file():
         raise FormatError(
             f"{path} is no file of a format that overtone reads ({', '.join(e.weights for e in FORMATS.values())}); other "
@@ -96,6 +103,17 @@ def _read(entry: Format, weights: Path) -> Found:
         # Whatever a file made by chance or malice brings about, it is the file's fault and is said to be.
         raise FormatError(f"{weights} is no dictionary of {entry.what} that overtone can read: {error}") from error
     return Found(dictionary, entry.name, told | {"format": entry.name, "config": config})
+
+
+def _with_input_norm(found: Found, path: Path, input_norm: InputNorm) -> Dictionary:
+    """The dictionary for rows that are scaled in another way than its file says."""
+    dictionary, says = found.dictionary, found.dictionary.parametrisation.input_norm
+    if says not in ("none", input_norm):
+        raise FormatError(f"{path} says itself that rows are scaled by {says!r}; drop input_norm={input_norm!r}")
+    if not dictionary.layout.plain:
+        raise FormatError(f"input_norm={input_norm!r} is for autoencoders; {path} is of {dictionary.layout}")
+    dictionary.parametrisation = replace(dictionary.parametrisation, input_norm=input_norm)
+    return dictionary
 
 
 def export(dictionary: Dictionary, path: str | Path, to: str, info: dict[str, Any] | None = None) -> Path:

@@ -1,0 +1,1 @@
+"""What single latents stand for, and scores of how well that can be said."""
