@@ -83,9 +83,7 @@ def test_texts_in_every_form_are_the_same(call, folder: Path):
     }
     best = []
     for form, words in given.items():
-        status, _, err = call(
-            "probe", ALL[0], *READ, *words, "--random", 0, "--pool", "max", "--json", f"{form}.json"
-        )
+        status, _, err = call("probe", ALL[0], *READ, *words, "--random", 0, "--pool", "max", "--json", f"{form}.json")
         assert status == 0, err
         results = json.loads((folder / f"{form}.json").read_text())["tasks"]["sparse"]["results"]
         assert set(results[ALL[0]]["1"]["classes"]) == {"a", "b", "c"}
@@ -109,7 +107,7 @@ def test_an_encoder_with_words_in_a_template(call, folder: Path):
         ((ALL[0], *READ, *TABLE[:4], "--label", "kind"), "no label under 'kind' (found: class, said, spoken)"),
         ((ALL[0], *READ, *TABLE, "--classes", "a", "d"), "no text has the class 'd'; there are a, b, c"),
         ((ALL[0], *READ, *TABLE, "--classes", "a"), "needs two at least"),
-        ((ALL[0], *READ, *TABLE, "--task", "tpp", "--classes", "a", "b"), "3 classes are needed, not 1"),
+        ((ALL[0], *READ, *TABLE, "--task", "tpp", "--classes", "a", "b"), "it needs 3 classes, not 2"),
         ((ALL[0], *READ, *TABLE, "--task", "scr"), "name its column with --other"),
         ((ALL[0], *READ, *TABLE, "--task", "scr", "--other", "class"), "not a, b with a, b"),
         ((ALL[0], *READ, *TABLE, "--task", "splitting", "--text", "running.txt"), "different widths; give two"),

@@ -71,5 +71,7 @@ def test_the_librarys_functions_are_prose_and_code():
     counts = Counter(found.combined())
     assert set(counts) == {f"{package}, {kind}" for package in PACKAGES for kind in ("prose", "code")}
     assert min(counts.values()) > 50 and len({doc.text for doc in found.docs}) == len(found.docs)
-    code, prose = (next(d.text for d in found.docs if d.name.endswith(f" gather, {kind}")) for kind in ("code", "prose"))
+    code, prose = (
+        next(d.text for d in found.docs if d.name.endswith(f" gather, {kind}")) for kind in ("code", "prose")
+    )
     assert code.startswith("def gather(") and prose[:40] not in code

@@ -1,84 +1,31 @@
 """`overtone probe`: what single latents know of labels, by probes and without a judge."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
-import torch
 import tyro
-from rich.progress import TextColumn
-from torch import Tensor
 
 from overtone import formats
 from overtone.cli import probe_tasks as tasks
-from overtone.cli.common import check_given_once, console, names_of, progress_bar, token_progress, write_json
+from overtone.cli.common import check_given_once, console, names_of, write_json
+from overtone.cli.probed import Probed, plain, random_ones, running, scr
 from overtone.cli.rows import open_store, run_at, source_of
 from overtone.data.filling import plan_of
-from overtone.data.harvest import harvest
 from overtone.data.labelled import STDLIB, Labelled, by_frequency, load_labelled
-from overtone.data.models import LanguageModel, load_model
+from overtone.data.models import load_model
 from overtone.data.source import FileSource
-from overtone.data.text import Document, load_documents
+from overtone.data.text import load_documents
 from overtone.dictionary import Dictionary
-from overtone.metrics.probing.columns import Columns
-from overtone.metrics.probing.letters import words_in_template, words_in_text
-from overtone.metrics.probing.perturbation import COUNTS
-from overtone.metrics.probing.reading import Pool, Read, directions, encode_rows, random_dictionary, read_texts
-from overtone.metrics.probing.sparse import KS
-from overtone.metrics.probing.tasks import held_out, one_against_rest
+from overtone.metrics.probing.perturbation import COUNTS, check_classes
+from overtone.metrics.probing.reading import Pool
+from overtone.metrics.probing.sparse import KS, check_counts
 from overtone.report.probing import probing_table
 from overtone.users_code import parts_named
 from overtone.version import __version__
 
 Task = Literal["sparse", "tpp", "scr", "absorption", "splitting"]
 KIND = "overtone-probing"
-RANDOM = "random "
-SAMPLE = 4000  # rows from which random dictionaries take their centre, and how many latents to have active
-
-
-class Probed(NamedTuple):
-    """What is probed, and how.
-
-    Attributes:
-        lm, site: whose rows.
-        dictionaries: by name, the random ones too.
-        context: tokens per context.
-        test: share to test on.
-        seed: of the parts.
-    """
-
-    lm: LanguageModel
-    site: str
-    dictionaries: dict[str, Dictionary]
-    context: int
-    test: float
-    seed: int
-
-    @property
-    def where(self) -> str:
-        """For titles."""
-        return f"{self.site} of {self.lm.name}"
-
-    @property
-    def atoms(self) -> dict[str, Tensor]:
-        """Unit atoms."""
-        return {name: directions(dictionary)[0] for name, dictionary in self.dictionaries.items()}
-
-    def read(self, texts: Labelled, source: str, pool: Pool = "mean") -> Read:
-        """A row for every text, behind a progress bar."""
-        with progress_bar(TextColumn("{task.completed:,.0f} texts")) as progress:
-            bar = progress.add_task(f"Reading {source}", total=len(texts.docs))
-            return read_texts(
-                *(self.lm, self.site, texts.docs, self.dictionaries), context=self.context, pool=pool,
-                progress=lambda done, _: progress.update(bar, completed=done),
-            )  # fmt: skip
-
-    def encoded(self, x: Tensor, what: str) -> dict[str, Columns]:
-        """What every dictionary makes of rows, behind a progress bar."""
-        with progress_bar(TextColumn("{task.completed:,.0f} rows")) as progress:
-            bar = progress.add_task(f"Encoding {what}", total=len(x) * len(self.dictionaries))
-            return encode_rows(x, self.dictionaries, progress=lambda rows: progress.advance(bar, rows))
 
 
 def probe(
@@ -91,7 +38,7 @@ def probe(
     label: str = "label",
     other: str | None = None,
     classes: tuple[str, ...] = (),
-    per_class: int = 400,
+    per_class: int = 200,
     k: tuple[int, ...] = KS,
     ablate: tuple[int, ...] = COUNTS,
     pool: Pool = "mean",
@@ -141,20 +88,22 @@ def probe(
     own = parts_named(parts)
     found = {name: formats.load(run, parts=own) for name, run in zip(names_of(runs), runs, strict=True)}
     _check_dictionaries(found, task)
+    check_counts("k", k, min(dictionary.latents for dictionary in found.values()))
+    check_counts("ablate", ablate)
     where = _model_and_site(runs, own, model, site)
     texts = _texts(labelled, text_field, label, other, classes, per_class, task)
     docs = load_documents([*text], limit_chars=20 * tokens) if {"absorption", "splitting"} & {*task} else []
     lm = load_model(where[0])
     sample = next(iter(texts.values())).docs if texts else docs
-    found |= _random_ones(lm, where[1], sample, found, random, seed, context)
+    found |= random_ones(lm, where[1], sample, found, random, seed, context)
     probed = Probed(lm, where[1], found, context, test, seed)
     outcomes: dict[str, tasks.Outcome] = {}
     if "plain" in texts:
-        outcomes |= _plain(probed, texts["plain"], task, k, ablate, pool, labelled)
+        outcomes |= plain(probed, texts["plain"], task, k, ablate, pool, labelled)
     if "scr" in texts:
-        outcomes["scr"] = _scr(probed, texts["scr"], ablate, labelled)
+        outcomes["scr"] = scr(probed, texts["scr"], ablate, labelled)
     if docs:
-        outcomes |= _running(probed, docs, task, tokens, template)
+        outcomes |= running(probed, docs, task, tokens, template)
     for name in task:
         console.print(probing_table(outcomes[name].results, outcomes[name].columns, outcomes[name].title))
     settings = {
@@ -238,6 +187,8 @@ def _texts(
     if {"sparse", "tpp"} & {*task}:
         read = load_labelled(source, text_field=text_field, label=label)
         found["plain"] = read.of(classes or read.classes(), per_class)
+        if "tpp" in task:
+            check_classes(len(set(found["plain"].label)))
     if "scr" in task:
         if other is None:
             raise ValueError("--task scr needs a second label of every text; name its column with --other")
@@ -253,95 +204,3 @@ def _texts(
         combined = Labelled(read.docs, read.combined(), [])
         found["scr"] = read.at(combined.places([f"{a}, {b}" for a in two for b in values], max(1, per_class // 2)))
     return found
-
-
-def _random_ones(
-    lm: LanguageModel,
-    site: str,
-    docs: Sequence[Document],
-    found: dict[str, Dictionary],
-    count: int,
-    seed: int,
-    context: int,
-) -> dict[str, Dictionary]:
-    """Random dictionaries of every width, with as many active latents as the given ones of that width have."""
-    if not count:
-        return {}
-    x = harvest(lm, site, docs[:SAMPLE], tokens=SAMPLE, context=context).x
-    made: dict[str, Dictionary] = {}
-    for width in sorted({dictionary.latents for dictionary in found.values()}):
-        same = [dictionary for dictionary in found.values() if dictionary.latents == width]
-        with torch.no_grad():
-            k = round(sum(float(d.encode(x).entries.sparse().nonzero().l0().double().mean()) for d in same) / len(same))
-        made |= {f"{RANDOM}{width}-seed-{s}": random_dictionary(x, width, k, seed=s) for s in range(seed, seed + count)}
-    return made
-
-
-def _plain(
-    probed: Probed,
-    texts: Labelled,
-    task: Sequence[str],
-    ks: Sequence[int],
-    counts: Sequence[int],
-    pool: Pool,
-    source: str,
-) -> dict[str, tasks.Outcome]:
-    """The tasks on texts with one label."""
-    asked = one_against_rest(texts.label, held_out(texts.label, probed.test, probed.seed), seed=probed.seed)
-    where = f"{len(texts.docs):,} texts of {source}, {len(set(texts.label))} classes, {probed.where}"
-    read = probed.read(texts, source, pool)
-    outcomes = {}
-    if "sparse" in task:
-        outcomes["sparse"] = tasks.sparse(read, asked, ks, where)
-    if "tpp" in task:
-        outcomes["tpp"] = tasks.tpp(read, probed.atoms, asked, counts, where)
-    return outcomes
-
-
-def _scr(probed: Probed, texts: Labelled, counts: Sequence[int], source: str) -> tasks.Outcome:
-    """Either label as the spurious one."""
-    tested = held_out(texts.combined(), probed.test, probed.seed)
-    names = [sorted(set(values)) for values in (texts.label, texts.other)]
-    first, second = tasks.flags(texts.label, names[0][0]), tasks.flags(texts.other, names[1][0])
-    labels = {" / ".join(names[1]): (first, second), " / ".join(names[0]): (second, first)}
-    where = f"{len(texts.docs):,} texts of {source}, {probed.where}"
-    return tasks.scr(probed.read(texts, source), probed.atoms, labels, tested, counts, probed.seed, where)
-
-
-def _running(
-    probed: Probed, docs: Sequence[Document], task: Sequence[str], tokens: int, template: str | None
-) -> dict[str, tasks.Outcome]:
-    """The tasks on single tokens."""
-    lm, site, test, seed = probed.lm, probed.site, probed.test, probed.seed
-    outcomes, read = {}, None
-    if "splitting" in task or template is None:
-        with token_progress("Reading text") as progress:
-            read = harvest(lm, site, docs, tokens=tokens, context=probed.context, progress=progress)
-    if "absorption" in task:
-        if read is None or template is not None:
-            with token_progress("Reading words") as progress:
-                words = words_in_template(
-                    lm, site, template or "{word}", test=test, context=probed.context, seed=seed, progress=progress
-                )
-        else:
-            words = words_in_text(read, lm.tokenizer, test=test, seed=seed)
-        outcomes["absorption"] = tasks.absorption(words, probed.encoded(words.x, "words"), probed.atoms, probed.where)
-    if "splitting" in task and read is not None:
-        where = f"{read.rows:,} tokens, {probed.where}"
-        outcomes["splitting"] = tasks.split(
-            probed.encoded(read.x, "text"), probed.atoms, _pairs(probed.dictionaries), where
-        )
-    return outcomes
-
-
-def _pairs(found: dict[str, Dictionary]) -> list[tuple[str, str]]:
-    """(narrow, wide) with no width between: those whose names differ in the width alone, or else any; random ones apart."""
-    widths = sorted({dictionary.latents for dictionary in found.values()})
-    wider = dict(pairwise(widths))
-    pairs = [
-        (a, b) for a, narrow in found.items() for b, wide in found.items() if wider.get(narrow.latents) == wide.latents
-    ]
-    alike = [(a, b) for a, b in pairs if a.replace(str(found[a].latents), "") == b.replace(str(found[b].latents), "")]
-    drawn = [pair for pair in alike if pair[0].startswith(RANDOM)]
-    given = [pair for pair in alike if pair not in drawn]
-    return (given or [(a, b) for a, b in pairs if not (a.startswith(RANDOM) or b.startswith(RANDOM))]) + drawn

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from overtone import Dictionary, Parametrisation, TopK
+from overtone import Dictionary, Document, Parametrisation, TopK, harvest
 from overtone.metrics.probing.columns import Columns, contributions
 from overtone.metrics.probing.perturbation import probe_perturbation, spurious_removal
-from overtone.metrics.probing.reading import directions, encode_rows, random_dictionary
+from overtone.metrics.probing.reading import directions, encode_rows, random_dictionary, read_texts
 from overtone.metrics.probing.sparse import dense_probe, sparse_probe
 from overtone.metrics.probing.tasks import held_out, one_against_rest, question
 
@@ -160,6 +160,28 @@ def test_what_a_spurious_cue_cost_is_regained(generator: torch.Generator):
     assert math.isnan(clear.score(1)), "there is no gap to close where the wanted label is the louder one"
 
 
+@pytest.mark.parametrize("pool", ["mean", "max"])
+def test_texts_are_pooled_over_their_first_tokens(pool):
+    pytest.importorskip("transformers", reason='needs pip install "overtone[lm]"')
+    from tiny_models import documents, tiny
+
+    lm, docs = tiny("bert", "[CLS] $A [SEP]", 0.5), documents()
+    dictionaries = {str(k): Dictionary(16, 20 + k, TopK(k), seed=k) for k in (2, 5)}
+    read = read_texts(lm, "resid.1", docs, dictionaries, context=12, batch=2, pool=pool)
+    slow = (lambda x: x.mean(0)) if pool == "mean" else (lambda x: x.amax(0))
+    for number, doc in enumerate(docs):
+        alone = harvest(lm, "resid.1", [doc], context=12)
+        x = alone.x[alone.context == 0]
+        assert len(x) <= 10
+        torch.testing.assert_close(read.x[number], slow(x), atol=1e-5, rtol=1e-5)
+        for name, dictionary in dictionaries.items():
+            u = encode_rows(x, {name: dictionary})[name].take(torch.arange(dictionary.latents))
+            mine = read.u[name].take(torch.arange(dictionary.latents))[number]
+            torch.testing.assert_close(mine, slow(u), atol=1e-5, rtol=1e-4)
+    with pytest.raises(ValueError, match="the text 'empty' holds no token"):
+        read_texts(lm, "resid.1", [*docs, Document("empty", " ")], dictionaries)
+
+
 def test_random_atoms_are_as_many_as_asked(rows: torch.Tensor):
     found = random_dictionary(rows, 50, 7, seed=3)
     codes = found.encode(rows)
@@ -176,7 +198,7 @@ def test_random_atoms_are_as_many_as_asked(rows: torch.Tensor):
         (lambda u, asked: sparse_probe(u, asked, (41,)), "k=41 must be 1 to 40"),
         (
             lambda u, asked: probe_perturbation(u.take(torch.arange(40)), u, torch.eye(40), asked[:2]),
-            "3 classes are needed",
+            "it needs 3 classes, not 2",
         ),
         (lambda u, asked: held_out(["a"] * 6, 0.5, 0), "'a' has 6 texts, 3 of them to test on"),
         (lambda u, asked: held_out(["a"] * 6, 1.5, 0), "test=1.5 must be a share"),

@@ -64,9 +64,8 @@ def probe_perturbation(
         asked: a question for each class, three at least: with two, the probe of one is the other's.
         counts: how many latents to take out, at most: those whose effect is above 0.
     """
-    if len(asked) < 3:
-        raise ValueError(f"one class's probe is compared with the others': 3 classes are needed, not {len(asked)}")
-    check_counts("count", counts, max(counts))
+    check_classes(len(asked))
+    check_counts("count", counts)
     weights = torch.cat([fitted(x, question) for question in asked], dim=1)
     effects = contrasts(u, asked).clamp(min=0) * _pull(atoms, weights).T
     said, ablated = probes.apply(weights, x), {}
@@ -74,6 +73,14 @@ def probe_perturbation(
         without = (said - _taken_out(u, atoms, weights, _largest(effect, n)) for effect in effects)
         ablated[n] = torch.stack([_accuracies(left, asked) for left in without])
     return Perturbed([question.name for question in asked], _accuracies(said, asked), ablated)
+
+
+def check_classes(count: int) -> None:
+    """Raise ValueError for fewer than three classes: with two, one's probe is the other's."""
+    if count < 3:
+        raise ValueError(
+            f"targeted probe perturbation compares a class's probe with the others': it needs 3 classes, not {count}"
+        )
 
 
 def _pull(
@@ -141,7 +148,7 @@ def spurious_removal(
         counts: how many latents to take out, by the size of their effect on a probe of the spurious label.
         seed: of the rows that are left out so that all four combinations are equally frequent.
     """
-    check_counts("count", counts, max(counts))
+    check_counts("count", counts)
     even = _even(wanted, spurious, test, seed)
     fair = question("wanted label", wanted, test, among=even, seed=seed)
     cue = question("spurious label", spurious, test, among=even, seed=seed)

@@ -50,8 +50,9 @@ def dense_probe(x: Float[Tensor, "rows d"], asked: Sequence[Question]) -> list[A
     return [answered(x, question, fitted(x, question)) for question in asked]
 
 
-def check_counts(name: str, counts: Sequence[int], most: int) -> None:
+def check_counts(name: str, counts: Sequence[int], most: int | None = None) -> None:
     """Raise ValueError for counts below 1, above `most`, or none."""
-    wrong = next((count for count in counts if not 1 <= count <= most), None)
-    if wrong is not None or not counts:
-        raise ValueError(f"{name}={wrong} must be 1 to {most}, the number of columns")
+    wrong = [count for count in counts if count < 1 or (most is not None and count > most)]
+    if wrong or not counts:
+        limit = "at least 1" if most is None else f"1 to {most}, the number of columns"
+        raise ValueError(f"{name}={wrong[0] if wrong else '()'} must be {limit}")
