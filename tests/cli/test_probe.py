@@ -9,6 +9,7 @@ import torch
 pytest.importorskip("transformers", reason='needs pip install "overtone[lm]"')
 
 import overtone
+from overtone.cli.probed import pairs
 from tiny_models import WORDS, D, tiny
 
 
@@ -67,11 +68,20 @@ def test_every_task_at_once(call, folder: Path):
         assert tasks["tpp"]["results"][name].keys() == {"1", "3"} == tasks["scr"]["results"][name].keys()
     assert set(tasks["tpp"]["clean_accuracy"]) == {"a", "b", "c"}
     assert set(tasks["scr"]["probes"]) == {"a / b", "False / True"} and set(tasks["absorption"]["results"]) == names
-    pairs = {f"topk-20-seed-{s} → topk-40-seed-{s}" for s in range(2)} | {"random 20-seed-0 → random 40-seed-0"}
-    assert set(tasks["splitting"]["results"]) == pairs
+    expected = {f"topk-20-seed-{s} → topk-40-seed-{1 - s}" for s in range(2)} | {"random 20-seed-0 → random 40-seed-0"}
+    assert set(tasks["splitting"]["results"]) == expected
     assert found["settings"]["model"] == "llama" and found["settings"]["seed"] == 0
     status, _, err = call("probe", *words, "--task", *every, "--json", "q.json")
     assert json.loads((folder / "q.json").read_text()) == found, "the same seed, the same numbers"
+
+
+def test_widths_are_paired_by_name():
+    assert pairs({"a-8-seed-0": 8, "a-16-seed-0": 16, "b-16-seed-0": 16}) == [("a-8-seed-0", "a-16-seed-0")]
+    assert pairs({"small": 8, "large": 32, "middle": 16}) == [("small", "middle"), ("middle", "large")]
+    seeds = {f"a-{width}-seed-{seed}": width for width in (8, 16) for seed in range(3)}
+    assert len(pairs(seeds)) == 6, "those of one seed started from the same atoms"
+    drawn = {"random 8-seed-0": 8, "random 16-seed-0": 16}
+    assert pairs({"small": 8, "large": 16} | drawn) == [("small", "large"), ("random 8-seed-0", "random 16-seed-0")]
 
 
 def test_texts_in_every_form_are_the_same(call, folder: Path):

@@ -1,6 +1,6 @@
 """What `overtone probe` reads with the model, for which tasks, and what it stands beside."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from overtone.metrics.probing.columns import Columns
 from overtone.metrics.probing.letters import words_in_template, words_in_text
 from overtone.metrics.probing.reading import Pool, Read, directions, encode_rows, random_dictionary, read_texts
 from overtone.metrics.probing.tasks import held_out, one_against_rest
+from overtone.report.probing import SEED
 
 RANDOM = "random "
 SAMPLE = 4000  # rows from which random dictionaries take their centre, and how many latents to have active
@@ -141,20 +142,29 @@ def running(
         outcomes["absorption"] = tasks.absorption(words, probed.encoded(words.x, "words"), probed.atoms, probed.where)
     if "splitting" in task and read is not None:
         where = f"{read.rows:,} tokens, {probed.where}"
-        outcomes["splitting"] = tasks.split(
-            probed.encoded(read.x, "text"), probed.atoms, _pairs(probed.dictionaries), where
-        )
+        widths = {name: dictionary.latents for name, dictionary in probed.dictionaries.items()}
+        outcomes["splitting"] = tasks.split(probed.encoded(read.x, "text"), probed.atoms, pairs(widths), where)
     return outcomes
 
 
-def _pairs(found: dict[str, Dictionary]) -> list[tuple[str, str]]:
-    """(narrow, wide) with no width between: those whose names differ in the width alone, or else any; random ones apart."""
-    widths = sorted({dictionary.latents for dictionary in found.values()})
-    wider = dict(pairwise(widths))
-    pairs = [
-        (a, b) for a, narrow in found.items() for b, wide in found.items() if wider.get(narrow.latents) == wide.latents
-    ]
-    alike = [(a, b) for a, b in pairs if a.replace(str(found[a].latents), "") == b.replace(str(found[b].latents), "")]
+def pairs(widths: Mapping[str, int]) -> list[tuple[str, str]]:
+    """(narrow, wide) with no width between: those whose names differ in width and seed alone, or else any; random ones apart.
+
+    Of several seeds those that differ: with the same one, the first latents of both started from the same atoms.
+
+    Args:
+        widths: name → number of latents.
+    """
+    wider = dict(pairwise(sorted(set(widths.values()))))
+    every = [(a, b) for a in widths for b in widths if wider.get(widths[a]) == widths[b]]
+    alike = [(a, b) for a, b in every if _line(a, widths[a]) == _line(b, widths[b])]
     drawn = [pair for pair in alike if pair[0].startswith(RANDOM)]
-    given = [pair for pair in alike if pair not in drawn]
-    return (given or [(a, b) for a, b in pairs if not (a.startswith(RANDOM) or b.startswith(RANDOM))]) + drawn
+    by_name = [pair for pair in alike if pair not in drawn]
+    given = by_name or [pair for pair in every if not any(name.startswith(RANDOM) for name in pair)]
+    apart = [(a, b) for a, b in given if SEED.findall(a) != SEED.findall(b)]
+    return (apart or given) + drawn
+
+
+def _line(name: str, latents: int) -> str:
+    """A name without its width and seed."""
+    return SEED.sub("", name).replace(str(latents), "")

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from overtone.report.tables import cell
 
-_SEED = re.compile(r"-seed-\d+")
+SEED = re.compile(r"-seed-\d+")
 
 
 class Column(NamedTuple):
@@ -27,7 +27,7 @@ def probing_table(results: Mapping[str, Mapping[str, Any]], columns: Sequence[Co
         table.add_column(label, justify="right" if label else "left", overflow="fold")
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for name, result in results.items():
-        groups.setdefault(_SEED.sub("", name), []).append(result)
+        groups.setdefault(SEED.sub("", name), []).append(result)
     for name, group in groups.items():
         table.add_row(name, *(cell(_values(group, column.path), column.form) for column in columns))
     return table

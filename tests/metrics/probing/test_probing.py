@@ -189,6 +189,8 @@ def test_random_atoms_are_as_many_as_asked(rows: torch.Tensor):
     torch.testing.assert_close(found.W_dec.norm(dim=1), torch.ones(50))
     assert not torch.equal(found.W_dec, random_dictionary(rows, 50, 7, seed=4).W_dec)
     assert random_dictionary(rows, 5, 70).select == TopK(5)
+    wide = random_dictionary(rows, 100, 7, seed=3).W_dec
+    assert (found.W_dec @ wide.T).max() < 0.999, "a wider one has none of the same atoms"
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ class Truth(NamedTuple):
         cls, x: Float[Tensor, "rows d"], occurs: Bool[Tensor, "rows features"], test: Bool[Tensor, " rows"]
     ) -> "Truth":
         """Fit the probes."""
-        weights = probes.logistic(x[~test], occurs[~test], l2=1e-3)
+        weights = probes.logistic(x[~test], occurs[~test], l2=1e-3, balanced=True)
         said = probes.apply(weights, x)
         direction = torch.nn.functional.normalize(weights[:-1].T, dim=1)
         projection = (x.double() - x[~test].double().mean(0)) @ direction.T

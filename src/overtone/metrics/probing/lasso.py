@@ -7,6 +7,7 @@ from scipy import sparse
 from scipy.special import expit
 from torch import Tensor
 
+from overtone.metrics.probes import balance
 from overtone.metrics.probing.columns import Columns
 
 STEPS = 300
@@ -17,7 +18,8 @@ def lasso_logistic(
 ) -> Float[Tensor, "columns features"]:
     """Weights, of columns divided by their standard deviation, of one regression per feature (maths.md eq. P6).
 
-    Proximal gradient descent with Nesterov's momentum (FISTA); the constant has no penalty. Invariant to rescaling columns.
+    Rows with a feature have as much weight, all together, as those without. Proximal gradient descent with Nesterov's momentum
+    (FISTA); the constant has no penalty. Invariant to rescaling columns.
 
     Args:
         u: what each column says of each row.
@@ -33,24 +35,25 @@ def lasso_logistic(
     # With a column of ones, whose weight is the constant.
     matrix = sparse.csr_array(sparse.hstack([u.matrix @ sparse.diags_array(scale), np.ones((rows, 1))]))
     transposed = sparse.csr_array(matrix.T)
-    wanted = occurs.double().numpy()
+    wanted, weight = occurs.double().numpy(), balance(occurs).numpy()
     weights = before = np.zeros((matrix.shape[1], wanted.shape[1]))
-    pace, rate, momentum = l1 * np.append(np.ones(len(scale)), 0)[:, None], 4 * rows / _largest(matrix, transposed), 1.0
+    pace, momentum = l1 * np.append(np.ones(len(scale)), 0)[:, None], 1.0
+    rate = 4 * rows / _largest(matrix, transposed, weight)
     for _ in range(steps):
         ahead = (1 + np.sqrt(1 + 4 * momentum**2)) / 2
         at = weights + (momentum - 1) / ahead * (weights - before)
         before, momentum = weights, ahead
-        moved = at - rate * (transposed @ (expit(matrix @ at) - wanted)) / rows
+        moved = at - rate * (transposed @ (weight * (expit(matrix @ at) - wanted))) / rows
         weights = np.sign(moved) * np.maximum(np.abs(moved) - rate * pace, 0)
     return torch.from_numpy(weights[:-1])
 
 
-def _largest(matrix: sparse.csr_array, transposed: sparse.csr_array) -> float:
-    """The largest eigenvalue of AᵀA, from above: by power iteration, with a little to spare."""
-    vector = np.ones(matrix.shape[1])
-    size = 1.0
+def _largest(matrix: sparse.csr_array, transposed: sparse.csr_array, weight: np.ndarray) -> np.ndarray:
+    """The largest eigenvalue of AᵀWA for each feature's weights W, from above: by power iteration, with a little to spare."""
+    vectors = np.ones((matrix.shape[1], weight.shape[1]))
+    size = np.ones(weight.shape[1])
     for _ in range(30):
-        vector = transposed @ (matrix @ vector)
-        size = float(np.linalg.norm(vector))
-        vector /= size
+        vectors = transposed @ (weight * (matrix @ vectors))
+        size = np.linalg.norm(vectors, axis=0)
+        vectors /= size
     return 1.05 * size

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from overtone.data.contexts import Context, contexts_of
 from overtone.data.harvest import Progress, Rows, read_sites
@@ -15,6 +16,7 @@ from overtone.data.text import Document
 from overtone.dictionary import Dictionary
 from overtone.metrics.probing.columns import Columns, contributions
 from overtone.parametrisation import Parametrisation
+from overtone.seeds import generator
 from overtone.selection import TopK
 
 Pool = Literal["mean", "max"]
@@ -49,8 +51,11 @@ def random_dictionary(x: Float[Tensor, "rows d"], latents: int, k: int, *, seed:
         seed: of the atoms.
     """
     own = Parametrisation(scale=False, input_norm="none", centre="fixed")
-    found = Dictionary(x.shape[1], latents, TopK(max(1, min(k, latents))), own, seed=seed)
+    found = Dictionary(x.shape[1], latents, TopK(max(1, min(k, latents))), own)
+    # Not the dictionary's own start: that of a wider one begins with the same atoms.
+    drawn = torch.randn(latents, x.shape[1], generator=generator(seed, f"{latents} random atoms"))
     with torch.no_grad():
+        found.W_dec.copy_(normalize(drawn, dim=1))
         found.b_dec.copy_(x.mean(0))
     return found
 
