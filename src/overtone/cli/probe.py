@@ -144,6 +144,16 @@ def _check_dictionaries(found: dict[str, Dictionary], task: Sequence[str]) -> No
         raise ValueError("--task splitting compares dictionaries of different widths; give two of them at least")
 
 
+def _four(read: Labelled, classes: Sequence[str], values: Sequence[str], count: int) -> Labelled:
+    """As many texts of each combination of two labels, which scr needs equally often."""
+    pairs = {f"{a}, {b}": (a, b) for a in classes for b in values}
+    combined = read.combined()
+    for name, (a, b) in pairs.items():
+        if name not in combined:
+            raise ValueError(f"no text is of {a!r} and of {b!r}; scr needs all four combinations of the two labels")
+    return read.at(Labelled(read.docs, combined, []).places([*pairs], count))
+
+
 def _model_and_site(runs: Sequence[Path], own: Sequence[type], model: str | None, site: str | None) -> tuple[str, str]:
     """What all of the runs read, where it is not given."""
     if model is not None and site is not None:
@@ -200,7 +210,5 @@ def _texts(
                 f"--task scr takes two classes with a second label of two values, not {', '.join(two)} with "
                 f"{', '.join(values[:9])}; choose with --classes"
             )
-        # Evenly of the four combinations, which it needs equally often.
-        combined = Labelled(read.docs, read.combined(), [])
-        found["scr"] = read.at(combined.places([f"{a}, {b}" for a in two for b in values], max(1, per_class // 2)))
+        found["scr"] = _four(read, two, values, max(1, per_class // 2))
     return found

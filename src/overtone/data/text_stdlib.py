@@ -6,13 +6,14 @@ Nothing is imported to read them: modules are parsed.
 import ast
 import contextlib
 import inspect
+import itertools
 import os
 import random
 import sysconfig
 import textwrap
 import tokenize
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 MIN_DOCSTRING = 40  # characters; shorter ones say little
@@ -30,10 +31,10 @@ def shuffled(texts: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     return ordered
 
 
-def stdlib_sources() -> Iterator[tuple[str, str]]:
-    """(file name within the library, source) of the standard library's modules, tests left out."""
+def stdlib_sources(packages: Sequence[str] = ("",)) -> Iterator[tuple[str, str]]:
+    """(file name within the library, source) of the standard library's modules, or of some packages; tests left out."""
     root = Path(sysconfig.get_path("stdlib"))
-    for folder, subfolders, names in os.walk(root):
+    for folder, subfolders, names in itertools.chain.from_iterable(os.walk(root / package) for package in packages):
         subfolders[:] = sorted(s for s in subfolders if s not in _SKIPPED_FOLDERS)
         for path in (Path(folder, n) for n in sorted(names) if n.endswith(".py")):
             # A distribution's oddly encoded file is no reason to stop.
@@ -67,11 +68,8 @@ def stdlib_functions() -> list[dict[str, str]]:
     no text twice.
     """
     found: dict[str, dict[str, str]] = {}
-    for name, source in stdlib_sources():
-        package = name.split("/")[0]
-        if package not in PACKAGES:
-            continue
-        lines = source.splitlines()
+    for name, source in stdlib_sources(PACKAGES):
+        package, lines = name.split("/")[0], source.splitlines()
         for node in ast.walk(_parse(source)):
             if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 continue
