@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from rich.progress import TextColumn
@@ -10,13 +10,14 @@ from torch import Tensor
 
 from overtone.cli import probe_tasks as tasks
 from overtone.cli.common import progress_bar, token_progress
+from overtone.data.activations import Activations
 from overtone.data.harvest import harvest
 from overtone.data.labelled import Labelled
 from overtone.data.models import LanguageModel
 from overtone.data.text import Document
 from overtone.dictionary import Dictionary
 from overtone.metrics.probing.columns import Columns
-from overtone.metrics.probing.letters import words_in_template, words_in_text
+from overtone.metrics.probing.letters import Words, words_in_template, words_in_text
 from overtone.metrics.probing.reading import Pool, Read, directions, encode_rows, random_dictionary, read_texts
 from overtone.metrics.probing.tasks import held_out, one_against_rest
 from overtone.report.probing import SEED
@@ -126,25 +127,28 @@ def running(
     probed: Probed, docs: Sequence[Document], task: Sequence[str], tokens: int, template: str | None
 ) -> dict[str, tasks.Outcome]:
     """The tasks on single tokens."""
-    lm, site, test, seed = probed.lm, probed.site, probed.test, probed.seed
     outcomes, read = {}, None
     if "splitting" in task or template is None:
         with token_progress("Reading text") as progress:
-            read = harvest(lm, site, docs, tokens=tokens, context=probed.context, progress=progress)
+            read = harvest(probed.lm, probed.site, docs, tokens=tokens, context=probed.context, progress=progress)
     if "absorption" in task:
-        if read is None or template is not None:
-            with token_progress("Reading words") as progress:
-                words = words_in_template(
-                    lm, site, template or "{word}", test=test, context=probed.context, seed=seed, progress=progress
-                )
-        else:
-            words = words_in_text(read, lm.tokenizer, test=test, seed=seed)
+        words = _words(probed, template, read)
         outcomes["absorption"] = tasks.absorption(words, probed.encoded(words.x, "words"), probed.atoms, probed.where)
     if "splitting" in task and read is not None:
         where = f"{read.rows:,} tokens, {probed.where}"
         widths = {name: dictionary.latents for name, dictionary in probed.dictionaries.items()}
         outcomes["splitting"] = tasks.split(probed.encoded(read.x, "text"), probed.atoms, pairs(widths), where)
     return outcomes
+
+
+def _words(probed: Probed, template: str | None, read: Activations | None) -> Words:
+    """Words in the text that was read, unless they are to be read in a template."""
+    if template is None:
+        assert read is not None
+        return words_in_text(read, probed.lm.tokenizer, test=probed.test, seed=probed.seed)
+    options: dict[str, Any] = {"test": probed.test, "context": probed.context, "seed": probed.seed}
+    with token_progress("Reading words") as progress:
+        return words_in_template(probed.lm, probed.site, template, progress=progress, **options)
 
 
 def pairs(widths: Mapping[str, int]) -> list[tuple[str, str]]:
