@@ -37,7 +37,8 @@ class Labelled(NamedTuple):
     def at(self, places: Iterable[int]) -> "Labelled":
         """Some of the texts."""
         chosen = list(places)
-        return Labelled(*([values[i] for i in chosen] if values else [] for values in self))
+        other = [self.other[i] for i in chosen] if self.other else []
+        return Labelled([self.docs[i] for i in chosen], [self.label[i] for i in chosen], other)
 
     def of(self, classes: Sequence[str], per_class: int | None = None) -> "Labelled":
         """The texts of these classes, of each the first `per_class`.

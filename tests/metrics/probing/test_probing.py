@@ -140,11 +140,11 @@ def test_ablation_is_what_decoding_without_the_latent_gives(rows: torch.Tensor):
 
 def test_what_a_spurious_cue_cost_is_regained(generator: torch.Generator):
     """The probe can go by either label; the spurious one, which two latents know, is louder. Without them it is the oracle."""
-    wanted, spurious = (torch.rand(2, 2000, generator=generator) < 0.5).unbind()
+    wanted, spurious = (torch.rand(2, 1000, generator=generator) < 0.5).unbind()
     # Each dimension is standardised for itself: in any other frame the two opposite latents would not weigh the same.
     atoms = torch.eye(D)
-    u = torch.zeros(2000, D)
-    u[:, 0] = wanted + 0.3 * torch.randn(2000, generator=generator)
+    u = torch.zeros(1000, D)
+    u[:, 0] = wanted + 0.3 * torch.randn(1000, generator=generator)
     u[:, 1], u[:, 2] = 5.0 * spurious, 5.0 * ~spurious
     groups = [f"{a} {b}" for a, b in zip(wanted.tolist(), spurious.tolist(), strict=True)]
     test = held_out(groups, 0.4, 0)

@@ -101,10 +101,9 @@ def first_letter_absorption(truth: Truth, u: Columns, atoms: Float[Tensor, "late
             torch.tensor(float(v)) for v in (truth.f1[feature], score, len(main), full.double().mean(), share.mean())
         )
         lines.append((*values, main.tolist()))
-    columns = list(zip(*lines, strict=True))
-    return Absorption(
-        *(torch.stack([torch.as_tensor(v).double() for v in column]) for column in columns[:-1]), list(columns[-1])
-    )
+    *numbers, main = zip(*lines, strict=True)
+    probe_f1, main_f1, latents, full, share = (torch.stack([v.double() for v in column]) for column in numbers)
+    return Absorption(probe_f1, main_f1, latents, full, share, list(main))
 
 
 def _main_latents(

@@ -27,7 +27,7 @@ def lasso_logistic(
         l1: penalty on the size of the weights, beside the mean loss of a row.
         steps: of the descent.
     """
-    rows = u.shape[0]
+    rows, width = u.shape
     mean = np.asarray(u.matrix.mean(0)).ravel()
     square = np.asarray(u.matrix.multiply(u.matrix).mean(0)).ravel()
     deviation = np.sqrt(np.maximum(square - mean**2, 0))
@@ -36,7 +36,7 @@ def lasso_logistic(
     matrix = sparse.csr_array(sparse.hstack([u.matrix @ sparse.diags_array(scale), np.ones((rows, 1))]))
     transposed = sparse.csr_array(matrix.T)
     wanted, weight = occurs.double().numpy(), balance(occurs).numpy()
-    weights = before = np.zeros((matrix.shape[1], wanted.shape[1]))
+    weights = before = np.zeros((width + 1, wanted.shape[1]))
     pace, momentum = l1 * np.append(np.ones(len(scale)), 0)[:, None], 1.0
     rate = 4 * rows / _largest(matrix, transposed, weight)
     for _ in range(steps):
@@ -50,7 +50,7 @@ def lasso_logistic(
 
 def _largest(matrix: sparse.csr_array, transposed: sparse.csr_array, weight: np.ndarray) -> np.ndarray:
     """The largest eigenvalue of AᵀWA for each feature's weights W, from above: by power iteration, with a little to spare."""
-    vectors = np.ones((matrix.shape[1], weight.shape[1]))
+    vectors = transposed @ weight
     size = np.ones(weight.shape[1])
     for _ in range(30):
         vectors = transposed @ (weight * (matrix @ vectors))
