@@ -9,6 +9,7 @@ from overtone.data.filling import HarvestPlan, harvest_store
 from overtone.data.forest import FeatureForest, synth_sae_bench
 from overtone.data.fresh import FreshStream
 from overtone.data.harvest import harvest
+from overtone.data.labelled import Labelled, load_labelled
 from overtone.data.live import HarvestStream
 from overtone.data.markov import MarkovMixture
 from overtone.data.models import LanguageModel, load_model
@@ -148,6 +149,7 @@ __all__ = [
     "HarvestPlan",
     "HarvestStream",
     "JumpReLU",
+    "Labelled",
     "LanguageModel",
     "LatentEffects",
     "LatentThreshold",
@@ -235,6 +237,7 @@ __all__ = [
     "latent_stats",
     "load",
     "load_documents",
+    "load_labelled",
     "load_model",
     "logit_lens",
     "markov_organism",

@@ -283,6 +283,12 @@ class Dictionary(nn.Module):
         return self.W_dec if self.scale is None else self.W_dec * self.scale[:, None]
 
     @property
+    def data_atoms(self) -> Float[Tensor, "latents d_out"]:
+        """What one unit of code adds to the reconstruction of a row of `Codes.norm` 1, in the units of the data."""
+        atoms = self.effective_atoms
+        return atoms if self.write_scale is None else atoms * columns(self.write_scale, self.layout.reconstructs)
+
+    @property
     def site_norms(self) -> Float[Tensor, "latents sites"]:
         """‖a_m w_m‖ at every reconstructed site, in the units the dictionary works in.
 

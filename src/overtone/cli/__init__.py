@@ -19,6 +19,7 @@ def main() -> None:
     from overtone.cli.harvest import harvest
     from overtone.cli.latents import latents
     from overtone.cli.methods import methods
+    from overtone.cli.probe import probe
     from overtone.cli.quickstart import quickstart
     from overtone.cli.recover import recover
     from overtone.cli.score import score
@@ -41,6 +42,7 @@ def main() -> None:
         "evaluate": evaluate,
         "latents": latents,
         "score": score,
+        "probe": probe,
         "export": export,
         "theory": theory,
         "experiment": experiment,

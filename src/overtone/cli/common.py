@@ -48,6 +48,21 @@ def resume_command(verb: str, path: Path, places: Sequence[str] = ()) -> str:
     return f"overtone {verb} --resume {path}{parts}"
 
 
+def check_given_once(paths: Sequence[Path]) -> None:
+    """Raise ValueError where a dictionary is given twice, or none is."""
+    if not paths:
+        raise ValueError("no dictionary to measure; give one or several run folders")
+    twice = next((path for path in paths if paths.count(path) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{twice} is given twice; give every dictionary once")
+
+
+def names_of(paths: Sequence[Path]) -> list[str]:
+    """What dictionaries are called in tables: the last parts of their paths, where these differ."""
+    names = [path.name for path in paths]
+    return names if len(set(names)) == len(names) else [str(path) for path in paths]
+
+
 @contextmanager
 def progress_bar(*columns: ProgressColumn) -> Iterator[Progress]:
     """A progress bar that disappears when done, with elapsed and remaining time."""

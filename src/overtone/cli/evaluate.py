@@ -12,7 +12,16 @@ from rich.progress import TextColumn
 from torch import Tensor
 
 from overtone import checkpoint, formats
-from overtone.cli.common import console, finite_again, progress_bar, resumable, tell_sites, write_json
+from overtone.cli.common import (
+    check_given_once,
+    console,
+    finite_again,
+    names_of,
+    progress_bar,
+    resumable,
+    tell_sites,
+    write_json,
+)
 from overtone.cli.rows import EVALUATED, held_out_documents, model_of, open_store, run_at, source_of
 from overtone.data.source import FileSource, read_matrix
 from overtone.data.store import HELD_OUT, TRAIN, Store
@@ -101,11 +110,7 @@ def check_options(runs: Sequence[Path], rows: int, json: Path | None, resume: bo
     """Refuse options that do not go together."""
     if rows < 1:
         raise ValueError(f"rows={rows} must be at least 1")
-    if not runs:
-        raise ValueError("no dictionary to measure; give one or several run folders")
-    twice = next((run for run in runs if runs.count(run) > 1), None)
-    if twice is not None:
-        raise ValueError(f"{twice} is given twice; give every dictionary once")
+    check_given_once(runs)
     if resume and json is None:
         raise ValueError("--resume takes finished results from the file of --json; give it too")
 
@@ -123,8 +128,7 @@ def _measure(
 def _show(runs: Sequence[Path], results: Sequence[Mapping[str, Any]], own: Sequence[type]) -> None:
     """The table; dictionaries that were measured on other rows than the others are named with theirs."""
     where = dict.fromkeys(f"{r['metrics']['rows']:,} rows: {r['rows']}" for r in results)
-    names = [run.name for run in runs]
-    shown = names if len(set(names)) == len(names) else [str(run) for run in runs]
+    shown = names_of(runs)
     metrics = {name: finite_again(r["metrics"]) for name, r in zip(shown, results, strict=True)}
     console.print(metrics_table(metrics, "\n".join(where)))
     for run, name in zip(runs, shown, strict=True):

@@ -6,6 +6,7 @@ data are never opened.
 
 import codecs
 import contextlib
+import csv
 import gzip
 import io
 import json
@@ -40,16 +41,35 @@ def file_texts(path: Path, name: str, text_field: str | None) -> Iterator[tuple[
     if _is_parquet(path):
         yield from _parquet_texts(path, name, text_field)
         return
-    kind = Path(path.stem if _is_gzip(path) else path.name).suffix.lower()
-    if kind not in (".json", ".jsonl"):
+    if _kind(path) not in (".json", ".jsonl"):
         yield from parts(name, _blocks(path))
         return
-    for i, record in enumerate(_json_lines(path) if kind == ".jsonl" else _json_list(path)):
-        yield f"{name}[{i}]", _text_of(record, text_field, f"{path}, record {i}")
+    for i, record in enumerate(file_records(path)):
+        yield f"{name}[{i}]", text_of(record, text_field, f"{path}, record {i}")
+
+
+def file_records(path: Path) -> Iterator[Any]:
+    """The records of a .csv, .tsv, .json or .jsonl file, packed or not.
+
+    Raises:
+        ValueError: a file of another kind, or a damaged one.
+    """
+    kind = _kind(path)
+    if kind in (".csv", ".tsv"):
+        return _csv_rows(path, "\t" if kind == ".tsv" else ",")
+    if kind not in (".json", ".jsonl"):
+        raise ValueError(f"{path} is no table of records; give a .csv, .tsv, .json or .jsonl file (also as .gz)")
+    return _json_lines(path) if kind == ".jsonl" else iter(_json_list(path))
 
 
 def hub_texts(source: str, split: str, text_field: str | None, stream: bool) -> Iterator[tuple[str, str]]:
-    """Texts of "hub:NAME[:CONFIG]". The data set is looked up at once, its records are read one by one.
+    """Texts of "hub:NAME[:CONFIG]". Raises what `hub_records` raises."""
+    named = hub_records(source, split, stream)
+    return ((name, text_of(record, text_field, f"{source}, record {i}")) for i, (name, record) in enumerate(named))
+
+
+def hub_records(source: str, split: str, stream: bool) -> Iterator[tuple[str, Any]]:
+    """Named records of "hub:NAME[:CONFIG]". The data set is looked up at once, its records are read one by one.
 
     Raises:
         ImportError: without the package datasets.
@@ -68,8 +88,7 @@ def hub_texts(source: str, split: str, text_field: str | None, stream: bool) -> 
             f"Hugging Face Hub: {type(error).__name__}: {error}. Check its name and the network, or give a "
             f"local file: {ACCEPTED}"
         ) from error
-    numbered = enumerate(_unbroken(records, source))
-    return ((f"{name}[{i}]", _text_of(record, text_field, f"{source}, record {i}")) for i, record in numbered)
+    return ((f"{name}[{i}]", record) for i, record in enumerate(_unbroken(records, source)))
 
 
 def parts(name: str, blocks: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -83,6 +102,10 @@ def parts(name: str, blocks: Iterable[str]) -> Iterator[tuple[str, str]]:
             yield f"{name}#{number}", rest[:end].strip("\n")
             rest, number = rest[end:], number + 1
     yield (f"{name}#{number}", rest.strip("\n")) if number else (name, rest)
+
+
+def _kind(path: Path) -> str:
+    return Path(path.stem if _is_gzip(path) else path.name).suffix.lower()
 
 
 def _is_gzip(path: Path) -> bool:
@@ -129,7 +152,7 @@ def _blocks(path: Path) -> Iterator[str]:
                 raise ValueError(_not_utf8(path, error, read)) from error
 
 
-def _lines(path: Path) -> Iterator[str]:
+def lines(path: Path) -> Iterator[str]:
     """The lines of a text; only a line feed ends one, as JSON strings may hold the other separators."""
     read = 0
     with _opened(path) as file:
@@ -151,8 +174,27 @@ def _not_utf8(path: Path, error: UnicodeDecodeError, read: int) -> str:
     )
 
 
+def _csv_rows(path: Path, delimiter: str) -> Iterator[dict[str, str]]:
+    """Rows under the names of the first line."""
+    reader = csv.DictReader(lines(path), delimiter=delimiter, strict=True)
+    while True:
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            raise ValueError(f"{path}, line {reader.line_num} is not valid CSV: {error}") from error
+        if row is None:
+            return
+        if None in row or None in row.values():
+            names = reader.fieldnames or ()
+            raise ValueError(
+                f"{path}, line {reader.line_num} has not the {len(names)} columns that the first line names "
+                f"({', '.join(map(str, names))}); put fields with commas in them in quotes"
+            )
+        yield row
+
+
 def _json_lines(path: Path) -> Iterator[Any]:
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(lines(path), start=1):
         if line.strip():
             try:
                 record = json.loads(line)
@@ -176,7 +218,7 @@ def _json_list(path: Path) -> list[Any]:
     return records
 
 
-def _text_of(record: Any, text_field: str | None, where: str) -> str:
+def text_of(record: Any, text_field: str | None, where: str) -> str:
     """The text of one record: the record itself, or its `text_field`; none where that holds null."""
     if isinstance(record, str):
         return record

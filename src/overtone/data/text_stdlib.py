@@ -6,16 +6,20 @@ Nothing is imported to read them: modules are parsed.
 import ast
 import contextlib
 import inspect
+import itertools
 import os
 import random
 import sysconfig
+import textwrap
 import tokenize
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 MIN_DOCSTRING = 40  # characters; shorter ones say little
 SMALL_CLASS = 600  # characters; a class with less to say goes into its module's document
+# Of the standard library's packages, those with a hundred documented functions or more that every distribution of Python has.
+PACKAGES = ("asyncio", "email", "http", "importlib", "logging", "multiprocessing", "unittest", "xml")
 _SKIPPED_FOLDERS = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages", "lib2to3", "__pycache__"})
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -27,10 +31,10 @@ def shuffled(texts: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     return ordered
 
 
-def stdlib_sources() -> Iterator[tuple[str, str]]:
-    """(file name within the library, source) of the standard library's modules, tests left out."""
+def stdlib_sources(packages: Sequence[str] = ("",)) -> Iterator[tuple[str, str]]:
+    """(file name within the library, source) of the standard library's modules, or of some packages; tests left out."""
     root = Path(sysconfig.get_path("stdlib"))
-    for folder, subfolders, names in os.walk(root):
+    for folder, subfolders, names in itertools.chain.from_iterable(os.walk(root / package) for package in packages):
         subfolders[:] = sorted(s for s in subfolders if s not in _SKIPPED_FOLDERS)
         for path in (Path(folder, n) for n in sorted(names) if n.endswith(".py")):
             # A distribution's oddly encoded file is no reason to stop.
@@ -55,6 +59,41 @@ def stdlib_docs() -> list[tuple[str, str]]:
             texts.setdefault(owner if sum(map(len, fresh)) >= SMALL_CLASS else module, []).extend(fresh)
         docs += [(owner, "\n\n".join(parts)) for owner, parts in texts.items() if parts]
     return docs
+
+
+def stdlib_functions() -> list[dict[str, str]]:
+    """Texts that are known to be of a package and of a kind: every function of `PACKAGES` as prose (its docstring) and as code.
+
+    Records with `name`, `text`, `package` and `kind` ("prose", the docstrings of classes too, or "code", without docstring);
+    no text twice.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for name, source in stdlib_sources(PACKAGES):
+        package, lines = name.split("/")[0], source.splitlines()
+        for node in ast.walk(_parse(source)):
+            if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            prose = ast.get_docstring(node) or ""
+            texts = {"prose": prose, "code": "" if isinstance(node, ast.ClassDef) else _code(node, lines, bool(prose))}
+            for kind, text in texts.items():
+                if len(text) >= MIN_DOCSTRING:
+                    place = f"{name}:{node.lineno} {node.name}, {kind}"
+                    found.setdefault(text, {"name": place, "text": text, "package": package, "kind": kind})
+    return list(found.values())
+
+
+def _code(node: ast.FunctionDef | ast.AsyncFunctionDef, lines: list[str], documented: bool) -> str:
+    """A function's source without its docstring."""
+    first = node.lineno - 1
+    said = node.body[0]
+    # A body on the line of the `def` has no line of its own to leave out.
+    cut = documented and said.lineno > node.lineno
+    kept = (
+        [*lines[first : said.lineno - 1], *lines[said.end_lineno : node.end_lineno]]
+        if cut
+        else lines[first : node.end_lineno]
+    )
+    return textwrap.dedent("\n".join(kept)).strip()
 
 
 def _parse(source: str) -> ast.Module:

@@ -14,7 +14,6 @@ from overtone.data.passages import on_text, token_cross_entropy
 from overtone.data.sites import Site, capture, resolve_site, splice
 from overtone.data.text import Document
 from overtone.dictionary import Dictionary
-from overtone.layout import columns
 from overtone.metrics.downstream import check_predicts, choose_contexts, divergence
 
 
@@ -161,9 +160,7 @@ def _pairs(
     contexts = len(starts) - 1
     context = torch.searchsorted(starts, row, right=True) - 1
     keys, pair = (chosen[latent] * contexts + context).unique(return_inverse=True)
-    part = (z[:, None] * codes.norm[row]) * dictionary.effective_atoms[latent]
-    if dictionary.write_scale is not None:
-        part = part * columns(dictionary.write_scale, dictionary.layout.reconstructs)
+    part = (z[:, None] * codes.norm[row]) * dictionary.data_atoms[latent]
     for first in range(0, len(keys), at_once):
         here = (pair >= first) & (pair < first + at_once)
         some = keys[first : first + at_once]

@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from overtone.dictionary import Codes, Dictionary
-from overtone.layout import columns
 from overtone.metrics.matching import Matching
 from overtone.ops import SparseCodes
 
@@ -46,9 +45,7 @@ def family(
         parent_of: index of every feature's parent; −1: none.
         matching: of the dictionary's atoms with the features.
     """
-    effective, latent_of = dictionary.effective_atoms, matching.of_features.nearest
-    if dictionary.write_scale is not None:
-        effective = effective * columns(dictionary.write_scale, dictionary.layout.reconstructs)
+    effective, latent_of = dictionary.data_atoms, matching.of_features.nearest
     child, carried, hedge = [], [], []
     for parent in parent_of[parent_of >= 0].unique():
         children = (parent_of == parent).nonzero().squeeze(1)

@@ -9,7 +9,7 @@ ITERATIONS = 100
 
 
 def logistic(
-    x: Float[Tensor, "rows d"], occurs: Bool[Tensor, "rows features"], *, l2: float = 1e-4
+    x: Float[Tensor, "rows d"], occurs: Bool[Tensor, "rows features"], *, l2: float = 1e-4, balanced: bool = False
 ) -> Float[Tensor, "d_and_1 features"]:
     """Weights, the constant last, of one logistic regression per feature on standardised rows; `apply` them.
 
@@ -17,21 +17,29 @@ def logistic(
         x: rows.
         occurs: whether each feature occurs.
         l2: penalty on the square of the weights, beside the mean loss of a row.
+        balanced: weigh rows so that those with a feature count as much, all together, as those without.
     """
     rows, back = _standardised(x)
     wanted = occurs.double()
+    weight = balance(occurs) if balanced else None
     weights = torch.zeros(rows.shape[1], occurs.shape[1], dtype=torch.float64, requires_grad=True)
     optimiser = torch.optim.LBFGS([weights], max_iter=ITERATIONS, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimiser.zero_grad()
-        value = binary_cross_entropy_with_logits(rows @ weights, wanted, reduction="none").mean(0).sum()
+        value = binary_cross_entropy_with_logits(rows @ weights, wanted, weight, reduction="none").mean(0).sum()
         value = value + l2 * weights[:-1].square().sum()
         value.backward()
         return value
 
     optimiser.step(loss)  # pyright: ignore[reportArgumentType]
     return back @ weights.detach()
+
+
+def balance(occurs: Bool[Tensor, "rows features"]) -> Float[Tensor, "rows features"]:
+    """Weights of mean 1 that give rows with a feature as much weight, all together, as those without."""
+    share = occurs.double().mean(0).clamp(1 / (2 * len(occurs)), 1 - 1 / (2 * len(occurs)))
+    return torch.where(occurs, 1 / (2 * share), 1 / (2 * (1 - share)))
 
 
 def least_squares(
