@@ -166,7 +166,8 @@ def arrays(path: Path, random: Random) -> None:
         tensors = {n.removesuffix(".npy"): torch.from_numpy(np.load(io.BytesIO(c))) for n, c in members.items()}
         known = (torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
         spoilt = {n: v.float() if v.dtype in known else v for n, v in spoilt_tensors(tensors, random).items()}
-        np.savez(path, **{n: v.numpy() for n, v in spoilt.items()})
+        plain: dict[str, Any] = {n: v.numpy() for n, v in spoilt.items()}
+        np.savez(path, **plain)
         return
     shape = random.choice(((2**38,), (24, 12), (-1, 3), (), (0,), (2**20, 2**20), (1,) * 40))
     descr = random.choice(("<f4", ">f4", "<f2", "<i8", "|O", "<U4", "<M8[ns]", "|V8", "<f8", "<c8", "|b1"))
