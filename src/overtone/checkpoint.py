@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,16 @@ from overtone.files import create_folder, write_tensors
 from overtone.firing import FiringStats
 from overtone.layout import Layout
 from overtone.parametrisation import Parametrisation
+from overtone.selection import Selection
 from overtone.training import Run, TrainState, begin
 
 FORMAT = 1
 WEIGHTS, CONFIG = "dictionary.safetensors", "dictionary.json"
 STATE, STATE_CONFIG = "state.safetensors", "state.json"
 LARGEST_DESCRIPTION = 16 * 2**20  # bytes; descriptions have a few thousand
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)  # what weights may be
+# What a description of other things than it should be makes of the code that reads it.
+MISREAD = (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError, RecursionError)
 
 
 class CheckpointError(ValueError):
@@ -66,6 +70,8 @@ def build(description: dict[str, Any], parts: Iterable[type] = ()) -> Dictionary
     select, parametrisation = (config.from_json(description[k], parts) for k in ("select", "parametrisation"))
     if not isinstance(parametrisation, Parametrisation):
         raise TypeError("parametrisation is not a Parametrisation")
+    if not isinstance(select, Selection):
+        raise TypeError(f"select is {select!r}, which selects nothing")
     return Dictionary(layout_of(description), description["latents"], select, parametrisation)
 
 
@@ -91,12 +97,16 @@ def load(path: str | Path, *, parts: Iterable[type] = ()) -> Dictionary:
     """
     folder = find(Path(path))
     description = read_json(folder / CONFIG, "overtone-dictionary")
-    try:
-        dictionary = build(description, parts)
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder / CONFIG} does not describe a dictionary: {error}") from error
     tensors = read_tensors(folder / WEIGHTS)
-    if "W_dec" in tensors:
+    try:
+        # Before memory is taken for what a description only claims.
+        _check_shapes(_matrices(description), tensors, folder / WEIGHTS)
+        dictionary = build(description, parts)
+    except CheckpointError:
+        raise
+    except MISREAD as error:
+        raise CheckpointError(f"{folder / CONFIG} does not describe a dictionary: {error}") from error
+    if tensors["W_dec"].dtype in FLOATS:
         dictionary.to(tensors["W_dec"].dtype)
     load_into(dictionary, tensors, folder / WEIGHTS)
     return dictionary
@@ -110,18 +120,38 @@ def info(path: str | Path) -> dict[str, Any]:
 
 def load_into(dictionary: Dictionary, tensors: dict[str, Tensor], source: Path) -> None:
     """Put tensors into a dictionary; names, shapes and values are checked first."""
-    expected = {name: tuple(value.shape) for name, value in dictionary.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in tensors.items()}
-    if expected != found:
-        wrong = sorted(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
-        lines = ", ".join(f"{n}: expected {expected.get(n)}, found {found.get(n)}" for n in wrong)
-        raise CheckpointError(f"{source} does not fit its description ({lines}); it belongs to another dictionary")
+    expected = dictionary.state_dict()
+    _check_shapes({name: tuple(value.shape) for name, value in expected.items()}, tensors, source, alone=True)
     for name, value in tensors.items():
+        allowed = FLOATS if expected[name].is_floating_point() else (expected[name].dtype,)
+        if value.dtype not in allowed:
+            raise CheckpointError(f"{source}: tensor {name} is of {value.dtype}, and should be of {allowed[0]}")
         if not value.isfinite().all():
             raise CheckpointError(
                 f"{source}: tensor {name} has NaN or Inf; the file is damaged or the training diverged"
             )
     dictionary.load_state_dict(tensors)
+
+
+def _matrices(description: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    """The shapes of a described dictionary's largest weights: the others are no larger than a side of these."""
+    layout, latents = layout_of(description), description["latents"]
+    parametrisation = config.from_json(description["parametrisation"])
+    shapes = {"W_dec": (latents, layout.d_out)}
+    if not (parametrisation.tied and layout.onto_itself):
+        shapes["W_enc"] = (latents, layout.d)
+    return shapes | ({"W_skip": (layout.d_out, layout.d)} if parametrisation.skip else {})
+
+
+def _check_shapes(
+    expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor], source: Path, *, alone: bool = False
+) -> None:
+    """Raise where tensors are missing, or of other shapes, or (`alone`) more than are expected."""
+    found = {name: tuple(value.shape) for name, value in tensors.items() if alone or name in expected}
+    if expected != found:
+        wrong = sorted(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
+        lines = ", ".join(f"{n}: expected {expected.get(n)}, found {found.get(n)}" for n in wrong)
+        raise CheckpointError(f"{source} does not fit its description ({lines}); it belongs to another dictionary")
 
 
 def find(path: Path) -> Path:
@@ -250,7 +280,9 @@ def read_json(path: Path, kind: str, *, largest: int = LARGEST_DESCRIPTION) -> d
         description = json.loads(path.read_text())
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing: the folder is incomplete") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except CheckpointError:
+        raise
+    except (ValueError, RecursionError) as error:  # also of bytes that are no text, and of numbers of 5,000 digits
         raise CheckpointError(f"{path} is not valid JSON ({error}); it is truncated or not overtone's") from error
     if not isinstance(description, dict) or description.get("format") != kind:
         found = description.get("format") if isinstance(description, dict) else type(description).__name__
@@ -276,7 +308,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 – not a mapping
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing: the folder is incomplete") from error
-    except SafetensorError as error:
+    except (SafetensorError, *MISREAD) as error:
         raise CheckpointError(
             f"{path} is truncated or not a safetensors file ({error}); restore it or train again"
         ) from error

@@ -78,6 +78,15 @@ def test_special_tokens_give_no_rows_even_when_written_in_the_text():
     assert a.position.tolist() == [1, 3, 4, 6]
 
 
+def test_a_causal_model_reads_its_first_token_which_gives_no_row():
+    lm = tiny("llama", "[CLS] $A")
+    a = harvest(lm, "resid.1", [Document("a", "one two three")])
+    with torch.no_grad():
+        states = lm.model(torch.tensor([[2, 5, 6, 7]]), output_hidden_states=True).hidden_states
+    assert a.token_ids.tolist() == [5, 6, 7] and a.position.tolist() == [1, 2, 3]
+    assert torch.allclose(a.x, states[2][0, 1:], atol=1e-5)
+
+
 def test_mlp_and_module_path_sites(lm, docs):
     by_name = harvest(lm, "mlp_out.1", docs, context=12)
     path = by_name.source["module"]

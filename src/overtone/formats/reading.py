@@ -13,13 +13,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from overtone.checkpoint import FLOATS
 from overtone.formats.plain import FormatError
 
 MIB = 2**20
 LARGEST_CONFIG, LARGEST_HEADER = 16 * MIB, 16 * MIB
 # Weights do not compress: what inflates more than this was made to fill memory.
 INFLATION = 20
-DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 T = TypeVar("T")
 
 
@@ -139,7 +139,7 @@ def checked(
         raise FormatError(f"{where}: {'; '.join(lines)}; expected are {', '.join(known)}")
     sizes: dict[str, int] = {}
     for name, value in tensors.items():
-        if value.dtype not in DTYPES:
+        if value.dtype not in FLOATS:
             raise FormatError(f"{where}: tensor {name!r} is of {value.dtype}, not of floating-point numbers")
         axes = known[name]
         wanted = tuple(sizes.get(axis, size) for axis, size in zip(axes, value.shape, strict=False))
@@ -150,7 +150,7 @@ def checked(
     for name, value in tensors.items():
         if not value.isfinite().all():
             raise FormatError(f"{where}: tensor {name!r} has NaN or Inf; the file is damaged or the training diverged")
-    dtype = DTYPES[min(DTYPES.index(value.dtype) for value in tensors.values())]
+    dtype = FLOATS[min(FLOATS.index(value.dtype) for value in tensors.values())]
     widest = torch.float64 if any(value.dtype == torch.float64 for value in tensors.values()) else dtype
     return {name: value.to(widest) for name, value in tensors.items()}, sizes
 
