@@ -113,6 +113,15 @@ def test_a_latent_is_not_narrowed_beyond_its_share_of_the_peak():
     torch.testing.assert_close(adapted, torch.tensor([-0.102, -0.19975, -0.6]))
 
 
+def test_only_latents_more_frequent_than_their_group_are_narrowed_beyond_it():
+    bias, targets = torch.full((6,), -0.6), torch.full((6,), 0.001)
+    group = torch.tensor([0, 0, 0, 1, 1, 1])
+    seen = stats(100, [10, 10, 16, 10, 30, 30], [0.2] * 6)
+    adapted = adapt_bias(bias, seen, targets, group, narrowest=0.7, mixture_above=1.5)
+    # All are at their limit, −0.7 · 0.8 above −0.6. Medians are 10 and 30: 16 is above one and a half of its own, 30 is not.
+    torch.testing.assert_close(adapted, torch.tensor([-0.6, -0.6, -0.602, -0.6, -0.6, -0.6]))
+
+
 def test_bias_adaptation_adapts_every_interval_and_then_forgets(rows: torch.Tensor):
     dictionary = Dictionary(12, 20)
     rule = BiasAdaptation(Spectrum(groups=2, htf=0.2, ltf=0.05), interval=3)
@@ -248,6 +257,7 @@ def test_biases_are_steered_once():
     [
         (lambda: BiasAdaptation(interval=0), "interval=0 must be at least 1"),
         (lambda: BiasAdaptation(narrowest=0.0), r"narrowest=0\.0 is a share"),
+        (lambda: BiasAdaptation(mixture_above=0.5), r"mixture_above=0\.5 is a multiple"),
         (lambda: BiasAdaptation(raise_below=1.5), r"raise_below=1\.5 is a share"),
         (lambda: FixedBias(1.0), "frequency=1.0 must lie between"),
     ],

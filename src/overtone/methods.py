@@ -483,9 +483,11 @@ def with_frequency_control(method: Method, spectrum: Spectrum, *, interval: int 
 
 
 def _steering(spectrum: Spectrum, interval: int) -> BiasAdaptation:
-    """The bias rule of `gba`: from both sides where an L0 is asked for."""
-    both = {} if spectrum.l0 is None else {"raise_below": 0.75, "over_step": 0.035, "dead_step": 0.035}
-    return BiasAdaptation(spectrum, interval=interval, start="quantile", narrowest=0.7, **both)
+    """The bias rule of `gba`: from both sides where an L0 is asked for, and else against latents of several features."""
+    mixed = {"mixture_above": 1.5}
+    both = {"raise_below": 0.75, "over_step": 0.035, "dead_step": 0.035}
+    own = mixed if spectrum.l0 is None else both
+    return BiasAdaptation(spectrum, interval=interval, start="quantile", narrowest=0.7, **own)
 
 
 def _at_l0(name: str, l0: float | None) -> str:

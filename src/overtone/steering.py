@@ -28,6 +28,7 @@ def adapt_bias(
     dead_below: float = 1e-6,
     floor: float = -1.0,
     narrowest: float = 1.0,
+    mixture_above: float | None = None,
     raise_below: float = 0.0,
 ) -> Float[Tensor, " latents"]:
     """One bias adaptation (maths.md eq. 9–10; arXiv 2506.14002, Algorithm 1).
@@ -52,6 +53,8 @@ def adapt_bias(
             as published.
         narrowest: c in (0, 1], the largest threshold −b_m as a share of the latent's own peak projection r_m − b_m (maths.md
             eq. 9b); a latent that has got there is not lowered further, target or not. 1: no limit, as published.
+        mixture_above: latents that fire more than so many times as often as the median of their group have no such limit: they
+            stand for several features (maths.md eq. 9c). None: for all latents.
     """
     frequency, peak = stats.frequency, stats.peak
     fired = (peak > 0).to(peak.dtype)
@@ -60,12 +63,22 @@ def adapt_bias(
     firing_latents = torch.zeros_like(total_peak).index_add(0, group, fired)
     group_peak = (total_peak / firing_latents.clamp(min=1))[group]
     # A latent at its limit keeps its bias; the limit itself moves with the peak and must not raise a bias.
-    limit = (narrowest * (bias - peak)).clamp(min=floor).minimum(bias)
+    if mixture_above is None:
+        mixed = torch.zeros_like(fired, dtype=torch.bool)
+    else:
+        mixed = frequency > mixture_above * _medians(frequency, group)
+    limit = (torch.where(mixed, 1.0, narrowest) * (bias - peak)).clamp(min=floor).minimum(bias)
     lowered = (bias - over_step * peak).maximum(limit)
     dead = frequency < dead_below
     rise = torch.where(dead, group_peak, torch.where(frequency < raise_below * targets, peak, 0.0))
     raised = (bias + dead_step * rise).clamp(max=0.0)
     return torch.where(frequency > targets, lowered, raised)
+
+
+def _medians(frequency: Tensor, group: Tensor) -> Tensor:
+    """Of every latent, the median frequency of its group."""
+    medians = [frequency[group == g].median() for g in range(int(group.max()) + 1)]
+    return torch.stack(medians)[group]
 
 
 def quantile_bias(projections: Float[Tensor, "latents rows"], target: float) -> Float[Tensor, " latents"]:
@@ -91,6 +104,7 @@ class BiasAdaptation:
         dead_step: γ₊ of `adapt_bias`.
         dead_below: ε of `adapt_bias`.
         narrowest: c of `adapt_bias`.
+        mixture_above: of `adapt_bias`; at least 1. None: the limit holds for all.
         raise_below: of `adapt_bias`; above 0, targets are steered to from both sides and bound L0 no longer, but meet it.
         start: "zero" – biases start at 0, every latent half-active, as in the paper; "quantile" – each latent starts at
             the bias at which it fires at its target frequency on the first rows (maths.md eq. 13).
@@ -102,6 +116,7 @@ class BiasAdaptation:
     dead_step: float = 0.01
     dead_below: float = 1e-6
     narrowest: float = 1.0
+    mixture_above: float | None = None
     raise_below: float = 0.0
     start: Literal["zero", "quantile"] = "zero"
 
@@ -110,6 +125,10 @@ class BiasAdaptation:
             raise ValueError(f"interval={self.interval} must be at least 1 step")
         if not 0 < self.narrowest <= 1:
             raise ValueError(f"narrowest={self.narrowest} is a share of the peak and must lie in (0, 1]")
+        if self.mixture_above is not None and not self.mixture_above >= 1:
+            raise ValueError(
+                f"mixture_above={self.mixture_above} is a multiple of the group's median and must be at least 1"
+            )
         if not 0 <= self.raise_below <= 1:
             raise ValueError(f"raise_below={self.raise_below} is a share of the target and must lie in [0, 1]")
         if self.start not in ("zero", "quantile"):
@@ -146,6 +165,7 @@ class BiasAdaptation:
                     dead_step=self.dead_step,
                     dead_below=self.dead_below,
                     narrowest=self.narrowest,
+                    mixture_above=self.mixture_above,
                     raise_below=self.raise_below,
                 )
             )
