@@ -35,7 +35,7 @@ from overtone.steering import BiasAdaptation, FixedBias, Release
 def gba(
     l0: float | None = None,
     *,
-    groups: int = 10,
+    groups: int | None = None,
     htf: float | None = None,
     ltf: float | None = None,
     interval: int = 10,
@@ -45,17 +45,20 @@ def gba(
 
     The bias rule is the paper's (arXiv 2506.14002). What differs from `gba_paper` has its evidence in docs/log.md and is what
     holds feature recovery to the end of training: biases start at their target's quantile instead of at 0 (maths.md eq. 13);
-    no threshold rises beyond 0.7 of its latent's own peak (eq. 9b); the loss is nested over groups from rare to frequent
-    (`RarestFirst`, eq. 14); the centre is the data's mean. With `l0`, latents that fire too rarely are raised as well (eq. 10b):
-    then L0 is steered to and not only bounded.
+    no threshold rises beyond 0.7 of its latent's own peak (eq. 9b), unless that latent stands for several features (eq. 9c); the
+    loss is nested over groups from rare to frequent (`RarestFirst`, eq. 14); the centre is the data's mean. With `l0`, latents
+    that fire too rarely are raised as well (eq. 10b): then L0 is steered to and not only bounded.
 
     Args:
         l0: wanted mean number of active latents, met within about a tenth; None: the full range HTF 0.5 → LTF 1e-3.
-        groups: K.
+        groups: K; None: 20 over the full range, 10 at an L0.
         htf, ltf: highest and lowest target frequency; htf excludes l0.
         interval: T, steps between bias adaptations.
         activation: "jumprelu" (magnitudes do not depend on the bias) or "relu".
     """
+    if groups is None:
+        # Over the full range small groups, of fewer latents than there are features: none has latents to spare (docs/log.md).
+        groups = 20 if l0 is None else 10
     spectrum = Spectrum(groups, htf, ltf, l0)
     return Method(
         name=_at_l0("gba", l0),
@@ -217,6 +220,7 @@ def gba_released(
     share: float = 0.5,
     groups: int = 10,
     interval: int = 10,
+    ltf: float | None = None,
     first: float = 0.5,
     last: float = 0.75,
     nested: bool = False,
@@ -232,12 +236,13 @@ def gba_released(
         share: Σ_m p_m of the targets, as a share of l0.
         groups: K.
         interval: T, steps between bias adaptations.
+        ltf: lowest target frequency, for features of very different frequencies. None: a quarter of the highest.
         first, last: where thresholds start to go to the common one and where they arrive, as shares of the run.
         nested: with Matryoshka's loss (arXiv 2503.17547) in place of the reconstruction's, for features in hierarchies.
     """
     if not 0 < share <= 1:
         raise ValueError(f"share={share} is a share of l0 and must lie in (0, 1]")
-    method = gba(share * l0, groups=groups, interval=interval)
+    method = gba(share * l0, groups=groups, ltf=ltf, interval=interval)
     rules = tuple(Release(rule, l0, first, last) if isinstance(rule, BiasAdaptation) else rule for rule in method.rules)
     loss = Matryoshka() if nested else Reconstruction()
     return replace(method, name=_at_l0("gba-nested" if nested else "gba-released", l0), losses=(loss,), rules=rules)

@@ -167,6 +167,10 @@ def rivals(
         "gba": (gba, "GBA"),
         "gba-l0": (lambda: gba(l0=k), f"GBA, L0 = {k}"),
         "gba-released": (lambda: gba_released(k), f"GBA, released to L0 = {k}"),
+        "gba-wide": (
+            lambda: gba_released(k, share=1.0, ltf=3e-5),
+            f"GBA, targets down to 3e-5, released to L0 = {k}",
+        ),
         "gba-nested": (lambda: gba_released(k, nested=True), f"GBA, nested, released to L0 = {k}"),
         "topk": (lambda: topk(k), f"TopK, k = {k}"),
         "batch-topk": (lambda: batch_topk(k), f"BatchTopK, k = {k}"),

@@ -200,7 +200,7 @@ def _table(runs: Sequence[Path], results: Sequence[dict[str, Any]], scorer: str)
     """Mean balanced accuracies, the middle half of the latents in brackets, and the random atoms below."""
     table = Table(title=f"Balanced accuracy, scorer {scorer} (a half is chance)", title_justify="left")
     for label in ("", "latents", "L0", "detection", "fuzzing", "others' words: detection", "fuzzing"):
-        table.add_column(label, justify="right" if label else "left")
+        table.add_column(label, justify="right" if label else "left", no_wrap=not label)
     shown = [(run.name, result) for run, result in zip(runs, results, strict=True)]
     baselines: dict[str, Any] = {r["random"]["of"]: r["random"] for r in results if "random" in r}
     shown += [(f"random atoms, L0 {random['l0']:.0f}", random) for random in baselines.values()]
