@@ -103,7 +103,7 @@ def test_bad_runs_are_refused(changes: dict, message: str):
 
 
 def test_more_groups_or_k_than_latents(rows: torch.Tensor):
-    with pytest.raises(ValueError, match="groups=10 exceeds latents=8"):
+    with pytest.raises(ValueError, match="groups=20 exceeds latents=8"):
         fit(rows, gba(), latents=8, steps=1)
     with pytest.raises(ValueError, match="k=32 exceeds latents=8"):
         fit(rows, topk(32), latents=8, steps=1)

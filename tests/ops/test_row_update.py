@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(not loops.are_compiled(), reason="numba is not i
 
 D, M, B = 24, 160, 96
 METHODS = {
-    "tied, with the densest latents": gba(),
+    "tied, with the densest latents": gba(groups=10),
     "tied, sparse": gba(l0=6, groups=3),
     "two matrices, tangent": replace(topk(5), rules=(TangentGradient(), UnitNorm())),
     "two matrices, no sphere": replace(topk(5), rules=()),

@@ -216,9 +216,13 @@ def variants() -> dict[str, Method]:
     return {
         "default": default,
         "one loss for all groups": replace(default, losses=(Reconstruction(),)),
-        "the most frequent explain first": replace(default, losses=(FrequentFirst(10),)),
+        "the most frequent explain first": replace(default, losses=(FrequentFirst(adaptation.spectrum.groups),)),
+        "K = 10": gba(groups=10),
         "biases start at 0": replace(default, rules=(unit, centre, replace(adaptation, start="zero"))),
         "no limit on narrowing": replace(default, rules=(unit, centre, replace(adaptation, narrowest=1.0))),
+        "the limit for latents of several features too": replace(
+            default, rules=(unit, centre, replace(adaptation, mixture_above=None))
+        ),
         "trained centre": replace(default, parametrisation=replace(default.parametrisation, centre="trained")),
         "centre at 0": replace(default, rules=(UnitNorm(), adaptation)),
         "T = 50": replace(default, rules=(unit, centre, replace(adaptation, interval=50))),
