@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from overtone.report.tables import COLUMNS, cell
+from overtone.report.tables import metric_lines
 
 
 def write_readme(
@@ -24,11 +24,7 @@ def write_readme(
         steps: training steps.
         seconds: wall time of everything.
     """
-    rows = [
-        f"| {label} | " + " | ".join(cell(results[name].get(key), form) for name in results) + " |"
-        for key, (label, form) in COLUMNS.items()
-        if any(key in result for result in results.values())
-    ]
+    rows = [f"| {' | '.join(line)} |" for line in metric_lines(results)]
     table = "\n".join([f"| | {' | '.join(results)} |", "|---" * (len(results) + 1) + "|", *rows])
     (path / "README.md").write_text(
         TEMPLATE.format(title=title, tokens=tokens, steps=steps, seconds=seconds, table=table, folder=path)
