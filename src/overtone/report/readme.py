@@ -45,6 +45,7 @@ TopK at the L0 that GBA ended with. Measured on documents that neither was train
 | `dictionary/` | the GBA dictionary: weights (`dictionary.safetensors`) and what they mean (`dictionary.json`) |
 | `config.json` | every setting of the GBA run, with the versions of overtone and torch |
 | `records.jsonl` | one line per 20 steps: loss, L0, alive share, explained variance, speed |
+| `report.html` | both dictionaries and each of their latents with the text it fires on: open it in a browser |
 | `frequencies.png` | how often every latent fires, against the target of its group |
 | `training.png` | reconstruction loss and L0 over training, GBA and TopK |
 | `activations/` | the model's activations with their tokens, trained on and held out: a store (`overtone store info`) |

@@ -145,12 +145,15 @@ def _examples(strongest: Windows, sampled: Windows, text: PageText) -> dict[str,
     both = Windows(*(torch.cat(parts, dim=1) for parts in zip(strongest, sampled, strict=True)))
     width = both.token_ids.shape[-1]
     if width > WIDEST:
-        raise ValueError(f"windows of {width} tokens are wider than {WIDEST}, the widest that a page shows; lower width")
+        raise ValueError(
+            f"windows of {width} tokens are wider than {WIDEST}, the widest that a page shows; lower width"
+        )
     full = both.codes.abs().amax(dim=(1, 2))
     held = both.row >= 0
-    codes = (both.codes / full.clamp(min=torch.finfo(torch.float32).tiny)[:, None, None] * FULL).round()[held]
+    share = both.codes.double() / full.double().clamp(min=torch.finfo(torch.float32).tiny)[:, None, None]
+    codes = (share * FULL).round()[held]
     # What rounds to 0 is shown as the least code there is: it fires.
-    least = both.codes[held].sign()
+    least = both.codes[held].double().sign()
     codes = torch.where((codes == 0) & (least != 0), least, codes)
     entries = codes != 0
     return {
