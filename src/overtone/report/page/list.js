@@ -67,7 +67,7 @@ function arrange() {
   const of = `of ${run.latents.toLocaleString("en")} latents`;
   byId("found").textContent = order.length ? `${order.length.toLocaleString("en")} ${of}` : `None ${of}: try another word.`;
   byId("rows").style.height = `${order.length * ROW}px`;
-  byId("list").scrollTop = Math.max(0, state.place * ROW - 2 * ROW);
+  byId("list").scrollTop = 0;
   paint();
 }
 
