@@ -57,19 +57,24 @@ function chart(label, parts) {
 
 // A chart, its legend, a sentence about it and its numbers.
 function figure(title, svg, { legend = [], note = "", header, rows }) {
-  const table = make("table", {}, make("thead", {}, make("tr", {}, ...header.map((name) => make("th", { scope: "col" }, name)))));
-  const body = make("tbody");
-  for (const row of rows) body.append(make("tr", {}, ...row.map((value) => make("td", {}, String(value)))));
-  table.append(body);
-  const scroll = make("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": `Numbers: ${title}` }, table);
+  const numbers = make("details", {}, make("summary", {}, "Numbers"));
+  // Made when it is looked at: most never are.
+  numbers.addEventListener("toggle", () => numbers.append(numbersTable(title, header, rows)), { once: true });
   return make(
     "figure",
     {},
     make("figcaption", {}, make("h3", {}, title), note ? make("p", {}, note) : null),
     svg,
     legend.length ? make("ul", { className: "legend" }, ...legend.map(([name, of]) => make("li", { className: of }, isolated(name)))) : null,
-    make("details", {}, make("summary", {}, "Numbers"), scroll),
+    numbers,
   );
+}
+
+function numbersTable(title, header, rows) {
+  const names = make("tr", {}, ...header.map((name) => make("th", { scope: "col" }, name)));
+  const lines = rows.map((row) => make("tr", {}, ...row.map((value) => make("td", {}, String(value)))));
+  const table = make("table", {}, make("thead", {}, names), make("tbody", {}, ...lines));
+  return make("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": `Numbers: ${title}` }, table);
 }
 
 // Lines over x; series: [{name, x, y}].

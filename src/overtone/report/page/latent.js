@@ -83,7 +83,7 @@ function lensElement(run, latent) {
 function factsElement(run, latent) {
   const facts = [
     ["fires on", share(run.frequency[latent])],
-    ["peak (before selection)", number(run.peak[latent])],
+    ["peak pre-activation", number(run.peak[latent])],
     ["Z-score", number(run.z_score[latent])],
   ];
   if (run.groups) facts.push(["group", `${run.groups.of[latent] + 1} of ${run.groups.values.length}, target ${share(run.targets[latent])}`]);
