@@ -1,9 +1,11 @@
 """`overtone score` and `overtone latents` on a tiny model's text: numbers of the Python functions, kept as they come."""
 
+import base64
 import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -151,6 +153,29 @@ def test_latents_are_shown_with_what_python_says_of_them(made: Path, words: tupl
         assert len(shown) == 4
         if order in ("frequency", "peak"):
             assert [latent[order] for latent in shown] == sorted((latent[order] for latent in shown), reverse=True)
+
+
+def test_a_page_of_two_dictionaries(made: Path, words: tuple, call, tmp_path: Path):
+    runs = (made / "d0", made / "d1")
+    scored = call("score", runs[0], *words, "--latents", 4, "--no-shuffled", "--no-baseline", "--json", "s.json")
+    status, out, err = call("report", *runs, *words, "--scores", "s.json", "--title", "A <b>title</b>", "-o", "r.html")
+    assert scored[0] == status == 0 and "r.html" in out, err
+    html = (tmp_path / "r.html").read_text()
+    assert "A &lt;b&gt;title" in html and "<b>" not in html
+    data = json.loads(html.split('id="data">')[1].split("</script>")[0])
+    assert [run["name"] for run in data["runs"]] == ["d0", "d1"] and len(data["texts"]) == 1
+    lm, dictionary = overtone.load_model(made / "model"), overtone.load(made / "d0")
+    lens = logit_lens(lm, dictionary.effective_atoms, k=8)
+    for m, (promoted, suppressed) in enumerate(data["runs"][0]["lens"]):
+        assert (promoted, suppressed) == lens.words(lm.tokenizer, m)
+    (result,) = json.loads((tmp_path / "s.json").read_text())["runs"]
+    assert data["runs"][0]["labels"] == result["explanations"] and data["runs"][0]["detection"]
+    assert not data["runs"][1]["labels"] and data["runs"][1]["detection"] is None
+    store = overtone.Store(made / "store")
+    stats = latent_stats(dictionary, store.activations("resid.1", "train").x)
+    for name in ("frequency", "z_score"):
+        kept = np.frombuffer(base64.b64decode(data["runs"][0][name]["base64"]), dtype="<f4")
+        assert kept == pytest.approx(getattr(stats, name).numpy(), rel=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_quickstart(call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     )
     assert status == 0, err
     folder, result = tmp_path / "qs", json.loads((tmp_path / "q.json").read_text())
-    names = {"README.md", "config.json", "records.jsonl", "frequencies.png", "training.png"}
+    names = {"README.md", "config.json", "records.jsonl", "frequencies.png", "training.png", "report.html"}
     names |= {"dictionary", "activations", "checkpoints", "topk-seed-0"}
     assert {p.name for p in folder.iterdir()} == names
     assert (folder / "training.png").read_bytes().startswith(b"\x89PNG")
@@ -90,6 +90,7 @@ def test_quickstart(call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         mine = overtone.evaluate(dictionary, held_out.x)
         assert result["results"][name]["explained_variance"][0] == pytest.approx(mine.explained_variance, abs=1e-6)
         assert result["results"][name]["recovered_mean"][0] < 1
+    assert "GBA" in (folder / "report.html").read_text() and "report.html" in out
     assert topk.select == overtone.TopK(round(result["results"]["GBA"]["l0"][0]))
     assert "explained variance" in out and "latent" in out
     readme = (folder / "README.md").read_text()

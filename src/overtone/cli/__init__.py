@@ -22,6 +22,7 @@ def main() -> None:
     from overtone.cli.probe import probe
     from overtone.cli.quickstart import quickstart
     from overtone.cli.recover import recover
+    from overtone.cli.report import report
     from overtone.cli.score import score
     from overtone.cli.store import VERBS as STORE
     from overtone.cli.store import store
@@ -43,6 +44,7 @@ def main() -> None:
         "latents": latents,
         "score": score,
         "probe": probe,
+        "report": report,
         "export": export,
         "theory": theory,
         "experiment": experiment,

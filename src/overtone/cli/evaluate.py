@@ -94,7 +94,7 @@ def evaluate(
             if result is None:
                 folder = run_at(run, own)
                 found = held_out_rows(run, folder, activations, tensor, store, site, target, rows, seed)
-                result = {"run": str(run), "weights": weights, **_measure(run.name, dictionary, *found)}
+                result = {"run": str(run), "weights": weights, **measure(run.name, dictionary, *found)}
                 if downstream:
                     named = {run.name: dictionary}
                     (lost,) = downstream_scores(folder or RunFolder.open(run), named, contexts).values()
@@ -115,7 +115,7 @@ def check_options(runs: Sequence[Path], rows: int, json: Path | None, resume: bo
         raise ValueError("--resume takes finished results from the file of --json; give it too")
 
 
-def _measure(
+def measure(
     name: str, dictionary: Dictionary, batches: Iterable[Tensor | Batch], where: str, layout: Layout
 ) -> dict[str, Any]:
     """What the rows say of a dictionary."""

@@ -1,6 +1,6 @@
 """Dictionaries looked at in the text that their rows come from."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from overtone.data.source import FileSource
 from overtone.data.store import Store
 from overtone.data.text_rows import TextRows, store_rows
 from overtone.dictionary import Dictionary
-from overtone.interpret.examples import ExamplePlan, LatentExamples, collect_examples
+from overtone.interpret.examples import ExamplePlan, LatentExamples, Watch, collect_examples
 
 Split = Literal["held_out", "train"]
 
@@ -76,11 +76,17 @@ def in_text(
 
 
 def examples_of(
-    name: str, dictionary: Dictionary, text: InText, plan: ExamplePlan, *, z_scores: bool = False
+    name: str,
+    dictionary: Dictionary,
+    text: InText,
+    plan: ExamplePlan,
+    *,
+    z_scores: bool = False,
+    watch: Sequence[Watch] = (),
 ) -> LatentExamples:
     """Examples of every latent, behind a progress bar."""
     with rows_bar(f"Reading the text with {name}") as progress:
-        return collect_examples(dictionary, text.rows(), plan, z_scores=z_scores, progress=progress)
+        return collect_examples(dictionary, text.rows(), plan, z_scores=z_scores, watch=watch, progress=progress)
 
 
 @contextmanager

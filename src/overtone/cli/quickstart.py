@@ -1,7 +1,7 @@
 """`overtone quickstart`: train GBA on a real transformer's activations, and see what it found."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +11,9 @@ from rich.table import Table
 
 from overtone import recipes
 from overtone.cli.common import console, follow, one_line, write_json
-from overtone.cli.rows import ACTIVATIONS, check_plan, harvest_with_held_out, held_out_documents, rows_of
+from overtone.cli.in_text import in_text
+from overtone.cli.report import Subject, write_report
+from overtone.cli.rows import ACTIVATIONS, EVALUATED, check_plan, harvest_with_held_out, held_out_documents, rows_of
 from overtone.cli.train import located
 from overtone.config import to_json
 from overtone.data.activations import Activations
@@ -38,6 +40,7 @@ EXAMPLES, SNIPPETS, TOP_ROWS = 8, 4, 16
 LEFT, RIGHT = 28, 16  # characters shown around a token, so that a line fits a narrow terminal
 CONTEXTS = 64
 SITE = "resid.3"
+REPORT = "report.html"
 
 
 def quickstart(
@@ -89,9 +92,14 @@ def quickstart(
     stats = latent_stats(gba.dictionary, rows.train.x, k=TOP_ROWS)
     console.print(_example_table(pick_examples(stats, rows.train, lm)))
     _write_pictures(path, gba, rival, title)
+    _write_report(
+        path, pairs[0], {name: {key: v[0] for key, v in found.items()} for name, found in results.items()}, title
+    )
     seconds = time.perf_counter() - began
     write_readme(path, title=title, results=results, tokens=rows.train.rows, steps=run.steps, seconds=seconds)
-    console.print(f"Everything is in {path} – start with its README.md. Took {seconds:.0f} s.")
+    console.print(
+        f"Everything is in {path} – start with its README.md, and look at every latent in {path / REPORT}. Took {seconds:.0f} s."
+    )
     write_json(json, {"text": text, "l0": l0, "seeds": seeds, "folder": str(path), "results": results})
 
 
@@ -216,6 +224,17 @@ def _example_table(examples: Sequence[Example]) -> Table:
         ]
         table.add_row(str(example.latent), f"{example.frequency:.2%}", "\n".join(lines))
     return table
+
+
+def _write_report(
+    path: Path, pair: tuple[Trained, Trained], metrics: Mapping[str, Mapping[str, float]], title: str
+) -> None:
+    """The page of the first seed's dictionaries, on held-out text."""
+    subjects = []
+    for name, (folder, dictionary, *_) in zip(NAMES, pair, strict=True):
+        text = in_text(folder.path, dictionary, store=None, site=(), split=HELD_OUT, rows=EVALUATED)
+        subjects.append(Subject(name, dictionary, text, folder, metrics[name]))
+    write_report(path / REPORT, subjects, title=title)
 
 
 def _write_pictures(path: Path, gba: Trained, rival: Trained, title: str) -> None:

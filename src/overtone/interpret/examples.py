@@ -4,7 +4,7 @@ The unit is a *stretch*: contexts are cut into stretches of as many rows as a wi
 one example there, its strongest row. An example shows the window of text around that row, with the latent's codes.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ from overtone.metrics.latents import ReadMoments
 from overtone.ops import SparseCodes
 
 Progress = Callable[[int], None]
+Watch = Callable[[SparseCodes, TextRows], None]
 
 
 @dataclass(frozen=True)
@@ -257,6 +258,7 @@ def collect_examples(
     plan: ExamplePlan | None = None,
     *,
     z_scores: bool = False,
+    watch: Sequence[Watch] = (),
     progress: Progress | None = None,
 ) -> LatentExamples:
     """Examples of every latent, in one pass over rows in the order of the text.
@@ -266,6 +268,7 @@ def collect_examples(
         text: from `store_rows` or `activations_rows`.
         plan: how many, and how much text around each.
         z_scores: also each latent's Z-score, which takes the second moments of the rows.
+        watch: called with the codes of some whole contexts and their text, for what else is to be known from the same pass.
         progress: called with the number of rows done.
 
     Raises:
@@ -276,7 +279,9 @@ def collect_examples(
     for part in text:
         normalised, norm = dictionary.normalise(part.x.to(dictionary.W_dec.device))
         codes = dictionary.encode_normalised(normalised, norm)
-        collector.add(codes.entries.sparse(), part)
+        sparse = codes.entries.sparse()
+        for look in (collector.add, *watch):
+            look(sparse, part)
         seen = firing.merge(seen, FiringStats(*(value.cpu() for value in codes.seen)))
         if z_scores:
             here = ReadMoments.of(normalised)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from overtone.report.tables import COLUMNS, cell
+from overtone.report.tables import metric_lines
 
 
 def write_readme(
@@ -24,11 +24,7 @@ def write_readme(
         steps: training steps.
         seconds: wall time of everything.
     """
-    rows = [
-        f"| {label} | " + " | ".join(cell(results[name].get(key), form) for name in results) + " |"
-        for key, (label, form) in COLUMNS.items()
-        if any(key in result for result in results.values())
-    ]
+    rows = [f"| {' | '.join(line)} |" for line in metric_lines(results)]
     table = "\n".join([f"| | {' | '.join(results)} |", "|---" * (len(results) + 1) + "|", *rows])
     (path / "README.md").write_text(
         TEMPLATE.format(title=title, tokens=tokens, steps=steps, seconds=seconds, table=table, folder=path)
@@ -49,6 +45,7 @@ TopK at the L0 that GBA ended with. Measured on documents that neither was train
 | `dictionary/` | the GBA dictionary: weights (`dictionary.safetensors`) and what they mean (`dictionary.json`) |
 | `config.json` | every setting of the GBA run, with the versions of overtone and torch |
 | `records.jsonl` | one line per 20 steps: loss, L0, alive share, explained variance, speed |
+| `report.html` | both dictionaries and each of their latents with the text it fires on: open it in a browser |
 | `frequencies.png` | how often every latent fires, against the target of its group |
 | `training.png` | reconstruction loss and L0 over training, GBA and TopK |
 | `activations/` | the model's activations with their tokens, trained on and held out: a store (`overtone store info`) |

@@ -44,10 +44,18 @@ def metrics_table(results: Mapping[str, Mapping[str, Any]], title: str) -> Table
     table.add_column("")
     for name in results:
         table.add_column(name, justify="right")
-    for key, (label, form) in COLUMNS.items():
-        if any(key in result for result in results.values()):
-            table.add_row(label, *(cell(result.get(key), form) for result in results.values()))
+    for line in metric_lines(results):
+        table.add_row(*line)
     return table
+
+
+def metric_lines(results: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """A line for every metric that some dictionary has: its label, and the value for each."""
+    return [
+        [label, *(cell(result.get(key), form) for result in results.values())]
+        for key, (label, form) in COLUMNS.items()
+        if any(key in result for result in results.values())
+    ]
 
 
 def cell(value: Any, form: str) -> str:

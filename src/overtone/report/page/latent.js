@@ -1,0 +1,143 @@
+// One latent: what it fires on, how strongly, and what is near it.
+const address = (run, latent) => `#latent/${run}/${latent}`;
+const tip = byId("tip");
+
+function showTip(token) {
+  const { text, code } = token.told;
+  const more = isLong(text) ? ` (${text.length.toLocaleString("en")} characters; Enter or a click shows or hides them)` : "";
+  tip.replaceChildren(make("strong", {}, number(code, 5)), " on ", isolated(shown(text).short || "an empty token"), more);
+  tip.hidden = false;
+  const at = token.getBoundingClientRect();
+  const left = Math.min(Math.max(8, at.left), innerWidth - tip.offsetWidth - 8);
+  const below = at.bottom + 6 + tip.offsetHeight < innerHeight;
+  tip.style.left = `${Math.max(8, left)}px`;
+  tip.style.top = `${below ? at.bottom + 6 : Math.max(8, at.top - tip.offsetHeight - 6)}px`;
+  token.setAttribute("aria-describedby", "tip");
+}
+
+function hideTip() {
+  tip.hidden = true;
+  document.querySelector("[aria-describedby=tip]")?.removeAttribute("aria-describedby");
+}
+
+const isLong = (text) => shown(text).short !== shown(text).whole;
+
+// A long token is cut, and shown whole when it is asked for.
+function toggle(token) {
+  const { text } = token.told;
+  if (!isLong(text)) return;
+  token.told.whole = !token.told.whole;
+  token.firstChild.nodeValue = token.told.whole ? shown(text).whole : shown(text).short;
+}
+
+function tokenElement(text, code, full, strongest) {
+  const active = code !== 0;
+  const element = make(active ? "mark" : "span", { className: strongest ? "token strongest" : "token" }, shown(text).short);
+  element.told = { text, code };
+  if (active) {
+    element.style.setProperty("--share", (0.12 + 0.88 * Math.abs(code / full)).toFixed(3));
+    if (code < 0) element.classList.add("negative");
+    element.append(make("span", { className: "sr" }, ` (${number(code, 5)}) `));
+  }
+  // One stop of the Tab key for each example; arrows go on from there. A token that is cut can be reached, too.
+  if (active || isLong(text)) element.tabIndex = strongest ? 0 : -1;
+  return element;
+}
+
+function exampleElement({ tokens, codes, peak }, full) {
+  const line = make("p", { dir: "auto" });
+  tokens.forEach((text, i) => line.append(tokenElement(text, codes[i], full, i === peak)));
+  return make("li", {}, make("span", { className: "code" }, number(codes[peak], 3)), line);
+}
+
+function examplesElement(title, note, examples, full) {
+  if (!examples.length) return null;
+  const list = make("ol", { className: "examples" }, ...examples.map((example) => exampleElement(example, full)));
+  return make("section", {}, make("h3", {}, title), make("p", { className: "hint" }, note), list);
+}
+
+function nearElement(title, run, { k, latent, nearness }, of, note) {
+  const first = of * k;
+  const items = Array.from({ length: k }, (_, i) => first + i).filter((i) => nearness[i] > 0);
+  if (!items.length) return null;
+  return linksElement(title, note, items.map((i) => [run, latent[i], nearness[i]]));
+}
+
+function linksElement(title, note, near, named = false) {
+  const links = near.map(([run, latent, nearness]) => {
+    const words = topTokens(run, latent, 4).map(word).join(" · ");
+    const label = named ? `${run.name} #${latent}` : `#${latent}`;
+    const link = make("a", { href: address(run.number, latent) }, isolated(label), " ", make("bdi", { className: "words" }, words || "never fires"));
+    return make("li", {}, make("span", { className: "code" }, nearness.toFixed(2)), link);
+  });
+  return make("section", {}, make("h3", {}, title), make("p", { className: "hint" }, note), make("ul", { className: "near" }, ...links));
+}
+
+function lensElement(run, latent) {
+  if (!run.lens) return null;
+  const sides = ["Promotes", "Suppresses"].map((title, i) =>
+    make("div", {}, make("h4", {}, title), make("ul", { className: "chips" }, ...run.lens[latent][i].map((token) => make("li", {}, isolated(word(token)))))));
+  return make("section", {}, make("h3", {}, "Next tokens (logit lens)"), make("div", { className: "pair" }, ...sides));
+}
+
+function factsElement(run, latent) {
+  const facts = [
+    ["fires on", share(run.frequency[latent])],
+    ["peak pre-activation", number(run.peak[latent])],
+    ["Z-score", number(run.z_score[latent])],
+  ];
+  if (run.groups) facts.push(["group", `${run.groups.of[latent] + 1} of ${run.groups.values.length}, target ${share(run.targets[latent])}`]);
+  if (run.detection && Number.isFinite(run.detection[latent])) facts.push(["detection", number(run.detection[latent])]);
+  return make("dl", { className: "facts" }, ...facts.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))));
+}
+
+function noteElement(run, latent) {
+  const area = make("textarea", { id: "note", rows: 2, value: notes.get(run, latent), placeholder: "What does it stand for?" });
+  area.addEventListener("input", () => notes.set(run, latent, area.value));
+  return make("div", { className: "noting" }, make("label", { htmlFor: "note" }, "Your note"), area);
+}
+
+function showLatent(run, latent) {
+  hideTip();
+  const { strongest, sampled } = examplesOf(run, latent);
+  const full = run.examples.full[latent];
+  const label = run.labels[latent];
+  const others = run.counterparts.map((c) => [openRun(c.run), c.latent[latent], c.cosine[latent]]);
+  const parts = [
+    make("h2", { id: "latent-title", tabIndex: -1 }, `Latent ${latent} `, make("small", {}, "of ", isolated(run.name))),
+    label ? make("p", { className: "label" }, make("span", { className: "badge" }, "machine-made label"), " ", isolated(visible(label))) : null,
+    factsElement(run, latent),
+    noteElement(run, latent),
+    strongest.length ? null : make("p", { className: "note" }, "It never fires in this text."),
+    examplesElement("Strongest", "Hover or focus a token for its exact code; the arrow keys go from one that fires to the next.", strongest, full),
+    examplesElement("A fair sample of all", "Drawn uniformly from all places where it fires, whatever the strength; strongest first.", sampled, full),
+    histogram(run, latent),
+    lensElement(run, latent),
+    make("div", { className: "pair" }, ...[
+      nearElement("Nearest by direction", run, run.by_direction, latent, "Cosine of the atoms."),
+      nearElement("Fires together with", run, run.fired_together, latent, "Correlation (φ) of firing, token by token."),
+      others.length ? linksElement("In the other dictionaries", "The nearest atom, by cosine.", others, true) : null,
+    ].filter((part) => part !== null)),
+  ];
+  byId("latent").replaceChildren(...parts.filter((part) => part !== null));
+}
+
+function listenToTokens() {
+  const article = byId("latent");
+  const tokenAt = (event) => event.target.closest?.(".token");
+  for (const begin of ["mouseover", "focusin", "click"]) article.addEventListener(begin, (event) => tokenAt(event) ? showTip(tokenAt(event)) : hideTip());
+  article.addEventListener("mouseleave", hideTip);
+  article.addEventListener("focusout", hideTip);
+  addEventListener("scroll", hideTip, { passive: true });
+  article.addEventListener("click", (event) => tokenAt(event) && toggle(tokenAt(event)));
+  article.addEventListener("keydown", (event) => {
+    const token = tokenAt(event);
+    if (token && event.key === "Enter") toggle(token);
+    const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (!token || !by) return;
+    const stops = [...token.parentElement.querySelectorAll("[tabindex]")];
+    const rightToLeft = getComputedStyle(token.parentElement).direction === "rtl";
+    stops[stops.indexOf(token) + (rightToLeft ? -by : by)]?.focus();
+    event.preventDefault();
+  });
+}

@@ -1,0 +1,99 @@
+"""What the page holds equals what was computed, and text stays text."""
+
+import base64
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from overtone.report.page import write_page
+from overtone.report.page.views import FULL, KINDS, packed
+from sample_page import HOSTILE, Sample, sample
+
+
+@pytest.fixture(scope="module")
+def made() -> Sample:
+    return sample()
+
+
+@pytest.fixture(scope="module")
+def html(made: Sample, tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    assert write_page(path, HOSTILE[0], made.runs) == path.stat().st_size
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def data(html: str) -> dict[str, Any]:
+    return json.loads(html.split('id="data">')[1].split("</script>")[0])
+
+
+def unpacked(kept: dict[str, Any]) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(kept["base64"]), dtype=KINDS[kept["kind"]])
+
+
+def test_every_code_on_the_page_is_that_of_its_row(data: dict[str, Any], made: Sample):
+    """To half of the stated step; and no token that fires is shown as one that does not."""
+    for run, view, z in zip(data["runs"], made.runs, made.z, strict=True):
+        text, strings = data["texts"][run["text"]], data["texts"][run["text"]]["strings"]
+        tokens = unpacked(text["tokens"])
+        e = {name: unpacked(kept) for name, kept in run["examples"].items()}
+        latent_of = np.repeat(np.arange(run["latents"]), e["windows"])
+        entry = np.concatenate([[0], np.cumsum(e["entries"], dtype=int)])
+        wanted = [w for m in range(run["latents"]) for w in _windows(view.latents, m)]
+        assert len(wanted) == len(latent_of) > 0
+        for w, (m, (row, start, length)) in enumerate(zip(latent_of, wanted, strict=True)):
+            codes = np.zeros(length)
+            part = slice(entry[w], entry[w + 1])
+            codes[e["place"][part]] = e["code"][part] / FULL * float(e["full"][m])
+            true = z[start : start + length, m].numpy()
+            step = float(e["full"][m]) / FULL
+            assert np.abs(codes - true).max() <= step / 2 * (1 + 1e-4) and ((codes != 0) == (true != 0)).all()
+            shown = [strings[n] for n in tokens[e["start"][w] : e["start"][w] + length]]
+            assert tuple(shown) == made.words[start : start + length] and e["peak"][w] == row - start
+
+
+def _windows(view: Any, m: int) -> list[tuple[int, int, int]]:
+    found = []
+    for windows in (view.strongest, view.sampled):
+        for i in range(int((windows.row[m] >= 0).sum())):
+            length = int((windows.token_ids[m, i] >= 0).sum())
+            found.append((int(windows.row[m, i]), int(windows.start[m, i]), length))
+    return found
+
+
+def test_text_is_never_markup(html: str, data: dict[str, Any]):
+    assert len(re.findall(r"<script", html)) == 2 and len(re.findall(r"</script", html)) == 2
+    for bad in ("<!--", "<img", "<b>", "<i>", "alert(1)</", "\u2028", "\u202e", "\x00", "\x1b", "=x onerror=alert(1)>"):
+        assert bad not in html, bad
+    assert set(HOSTILE) <= set(data["texts"][0]["strings"]), "and all of it is there"
+    assert data["title"] == HOSTILE[0] and data["runs"][0]["lens"][1] == [[HOSTILE[0]], [HOSTILE[4]]]
+
+
+def test_only_the_pages_own_script_and_style_run(html: str):
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', html)
+    assert policy is not None and "default-src 'none'" in policy[1] and "unsafe" not in policy[1]
+    (style,) = re.findall(r"<style>(.*?)</style>", html, flags=re.DOTALL)
+    (script,) = re.findall(r"<script>(.*?)</script>", html, flags=re.DOTALL)
+    for kind, source in (("style", style), ("script", script)):
+        digest = base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
+        allowed = policy[1].split(f"{kind}-src '")[1].split("'")[0].replace("&#43;", "+")
+        assert allowed == f"sha256-{digest}"
+    assert not re.search(
+        r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|fetch\(|XMLHttp|https?://(?!www\.w3)", script
+    )
+    assert not re.search(r"""(src|href)=["'](?!#)""", html)
+
+
+def test_a_latent_takes_less_room_than_30_mb_for_16384(tmp_path: Path):
+    few, many = (write_page(tmp_path / "p.html", "", sample(n, 3000, runs=1).runs) for n in (40, 440))
+    assert (many - few) / 400 < 30e6 / 16384
+
+
+def test_numbers_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="do not fit u8, which ends at 255"):
+        packed(np.array([256]), "u8")

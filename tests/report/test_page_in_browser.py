@@ -1,0 +1,173 @@
+"""The page in a real browser: found, sorted, looked at, noted; nothing executed, nothing asked for."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from overtone.report.page import write_page
+from sample_page import HOSTILE, Sample, sample
+
+playwright = pytest.importorskip("playwright.sync_api", reason="needs pip install playwright")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium")]
+
+
+@pytest.fixture(scope="module")
+def made() -> Sample:
+    return sample(rows=2500)
+
+
+@pytest.fixture(scope="module")
+def file(made: Sample, tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    write_page(path, HOSTILE[0], made.runs)
+    return path.as_uri()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    flags = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=flags)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def tab(browser: Any, file: str) -> Iterator[Any]:
+    """A page that must say nothing on the console, ask for nothing but itself, and open no dialogue."""
+    context = browser.new_context(viewport={"width": 1440, "height": 900}, color_scheme="light")
+    context.set_default_timeout(60_000)
+    tab, heard = context.new_page(), []
+    tab.on("console", lambda message: heard.append(message.text))
+    tab.on("pageerror", lambda error: heard.append(str(error)))
+    tab.on("dialog", lambda dialog: (heard.append(dialog.message), dialog.dismiss()))
+    tab.on("request", lambda request: request.url.startswith((file, "blob:")) or heard.append(request.url))
+    tab.goto(f"{file}#latents")
+    yield tab
+    assert not heard
+    context.close()
+
+
+def order(tab: Any) -> list[int]:
+    tab.wait_for_selector(".row")
+    return [int(text[1:]) for text in tab.locator(".row .number").all_text_contents()]
+
+
+def test_sorted_and_searched(tab: Any, made: Sample):
+    assert order(tab)[:3] == [39, 38, 37], "by Z-score"
+    tab.select_option("#sort", "frequency")
+    frequency = made.runs[0].latents.frequency
+    wanted = frequency.argsort(descending=True, stable=True).tolist()
+    assert order(tab)[:8] == wanted[:8]
+    tab.click("#direction")
+    assert order(tab)[0] == next(m for m in reversed(wanted) if frequency[m] > 0)
+    tab.fill("#search", "#17")
+    assert 17 in order(tab)
+    tab.fill("#search", "BOLD label")
+    assert order(tab) == [5] and tab.locator(".row .said").text_content() == "<b>bold</b> label"
+    tab.fill("#search", "nothing has this")
+    assert "None of 40" in tab.locator("#found").text_content()
+    tab.fill("#search", "0")
+    tab.check("#silent")
+    assert 0 in order(tab)
+
+
+def test_switched_by_keys_and_links(tab: Any):
+    tab.keyboard.press("j")
+    tab.wait_for_function("document.querySelector('#latent-title').textContent.startsWith('Latent 38')")
+    tab.keyboard.press("k")
+    tab.wait_for_function("location.hash.endsWith('/39')")
+    tab.focus("#list")
+    tab.keyboard.press("ArrowDown")
+    tab.wait_for_function("location.hash.endsWith('/38')")
+    assert tab.get_attribute("#list", "aria-activedescendant") == "row-38"
+    tab.keyboard.press("/")
+    tab.wait_for_function("document.activeElement.id === 'search'")
+    link = tab.locator(".near a", has_text="<i>run</i> 1 #38")
+    link.click()
+    tab.wait_for_function("location.hash === '#latent/1/38'")
+    assert tab.input_value("#run") == "1"
+
+
+def test_values_on_hover_are_the_codes_that_python_computed(tab: Any, made: Sample):
+    for m in (39, 3):
+        tab.evaluate(f"location.hash = '#latent/0/{m}'")
+        tab.wait_for_function(f"document.querySelector('#latent-title').textContent.startsWith('Latent {m} ')")
+        view, z = made.runs[0].latents, made.z[0]
+        for i in range(2):
+            start, row = int(view.strongest.start[m, i]), int(view.strongest.row[m, i])
+            line = tab.locator(".examples").first.locator("li").nth(i)
+            for place in (row - start, 0):
+                token = line.locator(".token").nth(place)
+                token.scroll_into_view_if_needed()
+                token.hover()
+                said = tab.locator("#tip strong").text_content()
+                assert float(said) == pytest.approx(float(z[start + place, m]), rel=1e-4, abs=1e-4)
+    strongest = tab.locator("mark.strongest").first
+    strongest.focus()
+    assert tab.locator("#tip").is_visible() and strongest.get_attribute("aria-describedby") == "tip"
+    tab.keyboard.press("Escape")
+    assert tab.locator("#tip").is_hidden()
+
+
+def test_hostile_text_is_shown_as_text(tab: Any):
+    """Every token of every latent, as Python knows it; hidden characters as their names."""
+    shown = tab.evaluate("""() => {
+        const found = new Set();
+        for (let m = 0; m < state.run.latents; m++) {
+            showLatent(state.run, m);
+            for (const token of document.querySelectorAll(".token")) found.add(token.firstChild?.nodeValue ?? "");
+        }
+        return [...found];
+    }""")
+    expected = {t for t in HOSTILE if t.isprintable() and len(t) < 48 and t != "👩‍🔬"}
+    named = {"⟨U+2028⟩⟨U+2029⟩", "␀␇␛[31m", "⟨U+202E⟩ltr⟨U+202C⟩", "↵⇥", "⟨U+D800⟩", "👩‍🔬", "x" * 48 + "…"}
+    assert expected | named <= set(shown)
+    assert tab.locator("article img, article script, article b, article i").count() == 0
+    long = tab.locator(".token", has_text=re.compile("x{48}")).first
+    if not long.count():
+        tab.evaluate("showLatent(state.run, [...Array(40).keys()].find((m) => examplesOf(state.run, m).strongest.some("
+                     "(e) => e.tokens.some((t) => t.length > 9999))))")  # fmt: skip
+    long.evaluate("token => token.click()")
+    assert "x" * 10_000 in long.text_content()
+
+
+def test_notes_are_kept_and_exported(tab: Any, tmp_path: Path):
+    tab.keyboard.press("n")
+    tab.keyboard.type("a <note> j/k")
+    assert tab.locator("#row-39 .said").text_content() == "a <note> j/k"
+    tab.reload()
+    assert tab.input_value("#note") == "a <note> j/k"
+    with tab.expect_download() as download:
+        tab.click("#export")
+    download.value.save_as(tmp_path / "notes.json")
+    found = json.loads((tmp_path / "notes.json").read_text())
+    one = {"run": "<i>run</i> 0", "weights": "key0", "latent": 39, "note": "a <note> j/k"}
+    assert found["format"] == "overtone-notes" and found["notes"] == [one]
+
+
+def test_themes_and_widths(tab: Any):
+    ground = "getComputedStyle(document.body).backgroundColor"
+    light = tab.evaluate(ground)
+    tab.emulate_media(color_scheme="dark")
+    dark = tab.evaluate(ground)
+    assert light != dark
+    tab.click("#theme")
+    assert tab.evaluate(ground) == light, "chosen"
+    tab.click("#theme")
+    tab.emulate_media(color_scheme="light")
+    assert tab.evaluate(ground) == dark
+    for width in (360, 1440):
+        tab.set_viewport_size({"width": width, "height": 740})
+        for view in ("#overview", "#latents"):
+            tab.evaluate(f"location.hash = '{view}'")
+            tab.wait_for_function(f"!document.querySelector('#view-{view[1:]}').hidden")
+            assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    assert tab.locator("#charts svg").count() >= 5
