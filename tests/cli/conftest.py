@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from overtone.cli import main
+from overtone.cli.common import WIDE, console
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -13,7 +14,7 @@ Call = Callable[..., tuple[int, str, str]]
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path) -> Call:
     """Run `overtone …` in this process, in a folder of its own: (exit status, output, errors)."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")  # tables as wide as in a file, however the tests are run
+    monkeypatch.setattr(console, "width", WIDE)  # as in a file; pytest's workers set COLUMNS
 
     def run(*words: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["overtone", *map(str, words)])
