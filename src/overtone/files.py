@@ -22,6 +22,22 @@ def replace_file(path: Path, write: Callable[[Path], None]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def check_writable(path: Path) -> None:
+    """Find out that a file cannot be written before there is a result that would be lost; makes its folder.
+
+    Raises:
+        OSError: the folder cannot be made or written to, or the path is a folder.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give the file to write in it")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise OSError(f"{path} cannot be written ({error.strerror}); give another file") from error
+
+
 def replace_text(path: Path, text: str) -> None:
     """`replace_file` for text."""
 

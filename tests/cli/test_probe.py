@@ -59,9 +59,9 @@ ALL = [f"topk-{width}-seed-{seed}" for width in (20, 40) for seed in range(2)]
 
 
 def test_every_task_at_once(call, folder: Path):
-    words = (*ALL, *READ, *TABLE, "--other", "spoken", "--ablate", 1, 3, "--text", "running.txt", "--context", 32)
+    words = (*ALL, *READ, *TABLE, "--other", "spoken", "--ablate", 1, 3, "--context", 32)
     every = ("sparse", "tpp", "scr", "absorption", "splitting")
-    status, out, err = call("probe", *words, "--task", *every, "--json", "p.json")
+    status, out, err = call("probe", *words, "--text", "running.txt", "--task", *every, "--json", "p.json")
     assert status == 0, err
     assert "topk-20 " in out and "seed" not in out, "seeds are shown together"
     found = json.loads((folder / "p.json").read_text())
@@ -134,6 +134,7 @@ def test_an_encoder_with_words_in_a_template(call, folder: Path):
         ),
         ((ALL[0], *READ, *TABLE, "--task", "splitting", "--text", "running.txt"), "different widths; give two"),
         ((ALL[0], *READ, *TABLE, "--task", "tpp", "--pool", "max"), "--pool max is for sparse"),
+        ((ALL[0], *READ, "--text", "mine.csv"), "--text mine.csv is for absorption and splitting"),
         ((ALL[0], *READ, *TABLE, "--k", 99), "k=99 must be 1 to"),
         ((ALL[0], *READ, *TABLE, "--test", 0.99), "texts"),
         ((ALL[0], *READ, "--labelled", "by-line", "--other", "x", "--task", "scr"), "texts of a folder have one label"),

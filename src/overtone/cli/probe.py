@@ -26,6 +26,8 @@ from overtone.version import __version__
 
 Task = Literal["sparse", "tpp", "scr", "absorption", "splitting"]
 KIND = "overtone-probing"
+RUNNING_TEXT = ("stdlib-docs",)
+READ_RUNNING = {"absorption", "splitting"}  # tasks
 
 
 def probe(
@@ -42,7 +44,7 @@ def probe(
     k: tuple[int, ...] = KS,
     ablate: tuple[int, ...] = COUNTS,
     pool: Pool = "mean",
-    text: tuple[str, ...] = ("stdlib-docs",),
+    text: tuple[str, ...] = RUNNING_TEXT,
     tokens: int = 50_000,
     template: str | None = None,
     context: int = 128,
@@ -85,6 +87,10 @@ def probe(
         json: write the results to this file.
     """
     _check_options(runs, task, per_class, random, pool)
+    if text != RUNNING_TEXT and not READ_RUNNING & {*task}:
+        raise ValueError(
+            f"--text {' '.join(text)} is for absorption and splitting; labelled texts are given as --labelled"
+        )
     own = parts_named(parts)
     found = {name: formats.load(run, parts=own) for name, run in zip(names_of(runs), runs, strict=True)}
     _check_dictionaries(found, task)
@@ -92,7 +98,7 @@ def probe(
     check_counts("ablate", ablate)
     where = _model_and_site(runs, own, model, site)
     texts = _texts(labelled, text_field, label, other, classes, per_class, task)
-    docs = load_documents([*text], limit_chars=20 * tokens) if {"absorption", "splitting"} & {*task} else []
+    docs = load_documents([*text], limit_chars=20 * tokens) if READ_RUNNING & {*task} else []
     lm = load_model(where[0])
     sample = next(iter(texts.values())).docs if texts else docs
     found |= random_ones(lm, where[1], sample, found, random, seed, context)

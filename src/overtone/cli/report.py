@@ -17,6 +17,7 @@ from overtone.cli.score import KIND as SCORES
 from overtone.data.filling import plan_of
 from overtone.data.source import FileSource
 from overtone.dictionary import Dictionary
+from overtone.files import check_writable
 from overtone.interpret.detection import TokenText
 from overtone.interpret.examples import ExamplePlan, LatentExamples
 from overtone.interpret.histograms import CodeHistograms
@@ -88,6 +89,7 @@ def report(
         parts: your own Python files or modules that the methods' parts are defined in.
     """
     check_options(runs, rows, None, False)
+    check_writable(out)
     own = parts_named(parts)
     names = [run.name for run in runs]
     subjects = []
