@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from overtone import L1, Dictionary, Matryoshka, RarestFirst, Reconstruction, SampledMatryoshka, Spectrum
+from overtone import L1, Dictionary, Matryoshka, RarestFirst, RareSuffixes, Reconstruction, SampledMatryoshka, Spectrum
 from overtone.dictionary import Codes
 
 
@@ -127,7 +127,30 @@ def test_a_sampled_matryoshka_is_the_fixed_one_of_its_draw(dictionary: Dictionar
     torch.testing.assert_close(term(dictionary, codes, target), fixed(dictionary, codes, target))
 
 
+def test_rare_suffixes_are_a_matryoshka_of_the_latents_in_reverse(dictionary: Dictionary, generator: torch.Generator):
+    """The loss and every gradient, with latents and gradients turned round; one suffix is the plain reconstruction."""
+    x = torch.randn(30, 6, generator=generator)
+    turned = Dictionary(6, 12)
+    turned.load_state_dict({k: v if k == "b_dec" else v.flip(0) for k, v in dictionary.state_dict().items()})
+    for suffixes, prefixes in ((3, (1 / 3, 2 / 3, 1.0)), (1, (1.0,))):
+        losses = []
+        for which, term in ((dictionary, RareSuffixes(suffixes)), (turned, Matryoshka(prefixes))):
+            which.zero_grad()
+            losses.append(term(which, *codes_of(which, x)))
+            losses[-1].backward()
+        torch.testing.assert_close(*losses)
+        for name, weight in dictionary.named_parameters():
+            if weight.grad is not None:
+                other = turned.get_parameter(name).grad
+                assert other is not None
+                torch.testing.assert_close(weight.grad, other if name == "b_dec" else other.flip(0))
+    codes, target = codes_of(dictionary, x)
+    torch.testing.assert_close(RareSuffixes(1)(dictionary, codes, target), Reconstruction()(dictionary, codes, target))
+
+
 def test_bad_terms_are_refused():
+    with pytest.raises(ValueError, match="suffixes=0 must be at least 1"):
+        RareSuffixes(0)
     for options, message in (
         ({"prefixes": 0}, "prefixes=0 must"),
         ({"exponent": 0.0}, "exponent=0.0 must"),

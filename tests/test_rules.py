@@ -23,10 +23,12 @@ from overtone import (
     gba_jumprelu,
     gba_matryoshka,
     gba_released,
+    gba_universal,
     gba_untied,
     matching_pursuit,
     modified_ba,
     start,
+    universal_threshold,
     with_frequency_control,
 )
 from overtone.steering import quantile_bias
@@ -215,6 +217,32 @@ def test_released_latents_have_one_threshold_and_the_wanted_l0(rows: torch.Tenso
     assert state.dictionary.b_enc.unique().numel() == 1
 
 
+def test_hardly_any_row_of_noise_exceeds_the_universal_threshold():
+    """Of a row's projections on M independent directions; and it goes with the scale of the rows."""
+    generator, latents = torch.Generator().manual_seed(0), 400
+    noise = 3 * torch.randn(4000, latents, generator=generator)  # its coordinates are its projections on the axes
+    theta = universal_threshold(noise, latents)
+    # (M = 400) 1 − Φ(√(2 ln M))^M = 0.104: of the largest of 400, one in ten.
+    assert float((noise.amax(1) > theta).double().mean()) == pytest.approx(0.104, abs=0.02)
+    torch.testing.assert_close(universal_threshold(5 * noise, latents), 5 * theta)
+
+
+def test_told_nothing_thresholds_end_at_their_share_of_the_universal_one(rows: torch.Tensor):
+    run = Run(method=replace(gba_universal(groups=3, threshold=0.6), lr=1e-3), steps=200, latents=24, batch=100)
+    stream = ArrayStream(rows, batch=100, seed=0)
+    state = start(run, stream)
+    dictionary = state.dictionary
+    sample = torch.cat([next(stream).x for _ in range(100)])[:8192]
+    stream.load_state_dict(ArrayStream(rows, batch=100, seed=0).state_dict())
+    expected = 0.6 * universal_threshold(dictionary.normalise(sample)[0] - dictionary.centre, 24)
+    for _ in range(60):
+        step_once(run, state, next(stream))
+    assert dictionary.b_enc.unique().numel() > 12
+    for _ in range(140):
+        step_once(run, state, next(stream))
+    torch.testing.assert_close(-dictionary.b_enc, expected.detach().expand(24))
+
+
 def test_a_release_goes_all_the_way_in_equal_steps_of_the_logarithm():
     """The shares of the remaining way that `at` gives add up to straight lines, whatever the interval."""
     rule = Release(BiasAdaptation(interval=5), l0=4, first=0.2, last=0.6)
@@ -231,6 +259,7 @@ def test_a_release_goes_all_the_way_in_equal_steps_of_the_logarithm():
     [
         ({"l0": 0}, "l0=0 must be positive"),
         ({"l0": 4, "first": 0.8}, r"first=0.8 and last=0.75 are shares of the run"),
+        ({"l0": None, "universal": 0.0}, "universal=0.0 is a share of the universal threshold"),
         ({"l0": 4, "gain": 1.0}, "gain=1.0 is a relative change"),
     ],
 )

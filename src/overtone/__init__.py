@@ -33,6 +33,7 @@ from overtone.losses import (
     Matryoshka,
     NormalisedMSE,
     RarestFirst,
+    RareSuffixes,
     Reconstruction,
     SampledMatryoshka,
 )
@@ -49,6 +50,7 @@ from overtone.methods import (
     gba_matryoshka,
     gba_paper,
     gba_released,
+    gba_universal,
     gba_untied,
     group_max,
     jumprelu,
@@ -108,7 +110,7 @@ from overtone.selection import (
 )
 from overtone.sites import transcoder
 from overtone.spectrum import Spectrum
-from overtone.steering import BiasAdaptation, FixedBias, Release, adapt_bias
+from overtone.steering import BiasAdaptation, FixedBias, Release, adapt_bias, universal_threshold
 from overtone.training import Record, Run, TrainState, start, train
 from overtone.version import __version__
 
@@ -167,6 +169,7 @@ __all__ = [
     "Parametrisation",
     "PreActivation",
     "Ramp",
+    "RareSuffixes",
     "RarestFirst",
     "ReLU",
     "ReLUMap",
@@ -224,6 +227,7 @@ __all__ = [
     "gba_matryoshka",
     "gba_paper",
     "gba_released",
+    "gba_universal",
     "gba_untied",
     "group_max",
     "harvest",
@@ -264,6 +268,7 @@ __all__ = [
     "topk",
     "train",
     "transcoder",
+    "universal_threshold",
     "warmed",
     "with_aux_k",
     "with_frequency_control",

@@ -7,7 +7,15 @@ from typing import Any
 from overtone.gating import Gated, LatentThreshold, ThresholdJumpReLU
 from overtone.guidance import Anchoring, AuxK, Orthogonality
 from overtone.layout import Block, Layout
-from overtone.losses import Alignment, Matryoshka, NormalisedMSE, RarestFirst, Reconstruction, SampledMatryoshka
+from overtone.losses import (
+    Alignment,
+    Matryoshka,
+    NormalisedMSE,
+    RarestFirst,
+    RareSuffixes,
+    Reconstruction,
+    SampledMatryoshka,
+)
 from overtone.method import Method
 from overtone.model_loss import EndToEnd
 from overtone.parametrisation import Parametrisation
@@ -42,7 +50,7 @@ PARTS: tuple[type, ...] = (
     *(ReLU, JumpReLU, SmoothReLU, TopK, BatchTopK),
     *(AbsTopK, GroupMax, MatchingPursuit, Threshold),
     *(ThresholdJumpReLU, LatentThreshold, Gated),
-    *(Reconstruction, RarestFirst, Matryoshka, SampledMatryoshka, Alignment, NormalisedMSE),
+    *(Reconstruction, RarestFirst, RareSuffixes, Matryoshka, SampledMatryoshka, Alignment, NormalisedMSE),
     *(L1, Lp, L0, Tanh, PreActivation, GateL1, GateReconstruction, AuxK, Orthogonality, Anchoring, EndToEnd, Ramp),
     *(UnitNorm, BiasAdaptation, Release, CentreAtMean, FixedBias, ThresholdEMA, WhitenedEncoder),
     *(TangentGradient, CountIdle, DeadResampling),

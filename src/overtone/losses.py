@@ -184,6 +184,30 @@ class SampledMatryoshka:
         return _nested(dictionary, codes, target, self.sizes(dictionary.latents))
 
 
+@dataclass(frozen=True)
+class RareSuffixes:
+    """½ ‖x̂_i − x‖² averaged over the last share 1/n, 2/n, … 1 of the latents: `Matryoshka` from the rare end (maths.md eq. 14c).
+
+    The rarest latents have to explain the data alone and with all others. Unlike `RarestFirst` nothing stops the gradient, and
+    stages are not the groups: a few suffice, and duplicates of a feature in several stages cost less.
+
+    Args:
+        suffixes: n; 1 is `Reconstruction`.
+    """
+
+    suffixes: int = 4
+
+    def __post_init__(self):
+        if self.suffixes < 1:
+            raise ValueError(f"suffixes={self.suffixes} must be at least 1")
+
+    def __call__(self, dictionary: Dictionary, codes: Codes, target: Float[Tensor, "batch d"]) -> Float[Tensor, ""]:
+        """Scalar loss."""
+        sizes = group_sizes(dictionary.latents, self.suffixes)
+        parts = dictionary.decode_parts_normalised(codes.entries, sizes)
+        return half_square_error(parts.flip(0).cumsum(0) + dictionary.b_dec, target)
+
+
 def _nested(
     dictionary: Dictionary, codes: Codes, target: Float[Tensor, "batch d"], sizes: list[int]
 ) -> Float[Tensor, ""]:

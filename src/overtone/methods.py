@@ -9,7 +9,7 @@ from torch import Tensor
 
 from overtone.gating import Gated, ThresholdJumpReLU
 from overtone.guidance import Anchoring, AuxK, Orthogonality
-from overtone.losses import Alignment, Matryoshka, RarestFirst, Reconstruction, SampledMatryoshka
+from overtone.losses import Alignment, Matryoshka, RarestFirst, RareSuffixes, Reconstruction, SampledMatryoshka
 from overtone.method import Method
 from overtone.model_loss import EndToEnd
 from overtone.parametrisation import Parametrisation
@@ -246,6 +246,40 @@ def gba_released(
     rules = tuple(Release(rule, l0, first, last) if isinstance(rule, BiasAdaptation) else rule for rule in method.rules)
     loss = Matryoshka() if nested else Reconstruction()
     return replace(method, name=_at_l0("gba-nested" if nested else "gba-released", l0), losses=(loss,), rules=rules)
+
+
+def gba_universal(
+    *,
+    groups: int = 10,
+    htf: float = 0.1,
+    ltf: float = 3e-5,
+    interval: int = 10,
+    threshold: float = 0.85,
+    first: float = 0.3,
+    last: float = 0.6,
+    suffixes: int = 4,
+) -> Method:
+    """GBA (arXiv 2506.14002) that is told nothing: it resonates over a wide spectrum, then lets go to the universal threshold.
+
+    As `gba_released`, but with no L0: all thresholds go to a share of σ √(2 ln M), which of M latents none exceeds by chance
+    (Donoho & Johnstone 1994; maths.md eq. 10d). The rarest quarter, half, … of the latents explain the data on their own, too.
+
+    Args:
+        groups: K.
+        htf, ltf: highest and lowest target frequency of the first part of the run.
+        interval: T, steps between bias adaptations.
+        threshold: share of the universal threshold. Lower: more active latents and a better reconstruction.
+        first, last: where thresholds start to go to the common one and where they arrive, as shares of the run.
+        suffixes: into how many parts the loss is nested (`RareSuffixes`). 1: one loss, for features in hierarchies or of very
+            different frequencies, and no more latents than features (docs/log.md).
+    """
+    method = gba(groups=groups, htf=htf, ltf=ltf, interval=interval)
+    rules = tuple(
+        Release(rule, None, first, last, threshold) if isinstance(rule, BiasAdaptation) else rule
+        for rule in method.rules
+    )
+    loss = Reconstruction() if suffixes == 1 else RareSuffixes(suffixes)
+    return replace(method, name="gba-universal", losses=(loss,), rules=rules)
 
 
 # What many methods of the field have in common: an encoder of its own, trained biases, no output scales; unit atoms under Adam.

@@ -173,32 +173,49 @@ class BiasAdaptation:
         return {"targets": state["targets"], **stats._asdict()}
 
 
+def universal_threshold(rows: Float[Tensor, "rows d"], latents: int) -> Float[Tensor, ""]:
+    """σ √(2 ln M), which the largest of M Gaussian projections hardly exceeds (maths.md eq. 10d; Donoho & Johnstone 1994).
+
+    σ² = mean ‖x‖²/d is the variance of centred rows along a unit direction, on average over directions. Scales with the rows.
+
+    Args:
+        rows: centred, in the units that thresholds are in.
+        latents: M; of one latent the threshold is 0.
+    """
+    return (rows.square().mean() * (2 * math.log(latents))).sqrt()
+
+
 @dataclass(frozen=True)
 class Release:
     """Bias adaptation that lets go: latents are steered to targets of their own first, then to one threshold (maths.md eq. 10c).
 
     A latent learns a feature best while it fires more rarely than the feature occurs; once its atom has settled, how often it
     ought to fire is a question to the data, and no longer to a spectrum. So from `first` on, thresholds −b_m go to one value θ,
-    along straight lines in their logarithm, and are there at `last`. θ is steered from both sides until L0 is as asked.
+    along straight lines in their logarithm, and are there at `last`. θ is steered from both sides until L0 is as asked. Where
+    none is, it is a share of the universal threshold of M Gaussian projections (eq. 10d; Donoho & Johnstone 1994).
 
     Args:
         adaptation: the rule until then; its `interval` is kept.
-        l0: mean number of active latents at the end.
+        l0: mean number of active latents at the end; None: whatever the universal threshold lets through.
         first, last: where thresholds start to go and where they arrive, as shares of the run.
+        universal: θ as a share of the universal threshold, where no l0 is asked for.
         gain: largest relative change of θ per adaptation.
         pull: share of the way to θ, in logarithms, that the next adaptation goes; `at` sets it. 0: still steered.
     """
 
     adaptation: BiasAdaptation
-    l0: float
+    l0: float | None
     first: float = 0.5
     last: float = 0.75
+    universal: float = 0.85
     gain: float = 0.1
     pull: float = 0.0
 
     def __post_init__(self):
-        if not 0 < self.l0 < math.inf:
+        if self.l0 is not None and not 0 < self.l0 < math.inf:
             raise ValueError(f"l0={self.l0} must be positive: it is a mean number of active latents per row")
+        if not 0 < self.universal < math.inf:
+            raise ValueError(f"universal={self.universal} is a share of the universal threshold and must be positive")
         if not 0 <= self.first <= self.last <= 1:
             raise ValueError(f"first={self.first} and last={self.last} are shares of the run: 0 ≤ first ≤ last ≤ 1")
         if not 0 < self.gain < 1:
@@ -217,8 +234,12 @@ class Release:
         return replace(self, pull=interval / (interval + max(0.0, self.last * steps - step)))
 
     def begin(self, dictionary: Dictionary, sample: Float[Tensor, "rows d"]) -> RuleState:
-        """As the adaptation, and no common threshold yet."""
-        return self.adaptation.begin(dictionary, sample) | {"threshold": dictionary.b_enc.new_zeros(())}
+        """As the adaptation, and the common threshold; 0 where L0 is to decide it."""
+        state = self.adaptation.begin(dictionary, sample)
+        if self.l0 is not None:
+            return state | {"threshold": dictionary.b_enc.new_zeros(())}
+        theta = self.universal * universal_threshold(sample - dictionary.centre, dictionary.latents)
+        return state | {"threshold": theta.to(dictionary.b_enc).clamp(max=1.0)}
 
     @torch.no_grad()
     def after_step(self, dictionary: Dictionary, state: RuleState, codes: Codes, step: int) -> RuleState:
@@ -231,9 +252,10 @@ class Release:
         if step % self.adaptation.interval == 0:
             least = torch.finfo(dictionary.b_enc.dtype).eps
             own = (-dictionary.b_enc).clamp(min=least)
-            threshold = torch.where(threshold > 0, threshold, own.mean())
-            excess = (stats.frequency.sum() / self.l0 - 1).clamp(-1.0, 1.0)
-            threshold = (threshold * (1 + self.gain * excess)).clamp(least, 1.0)
+            if self.l0 is not None:
+                threshold = torch.where(threshold > 0, threshold, own.mean())
+                excess = (stats.frequency.sum() / self.l0 - 1).clamp(-1.0, 1.0)
+                threshold = (threshold * (1 + self.gain * excess)).clamp(least, 1.0)
             dictionary.b_enc.copy_(-own.pow(1 - self.pull) * threshold**self.pull)
             stats = firing.empty(dictionary.latents, dictionary.b_enc.device)
         return {"targets": state["targets"], **stats._asdict(), "threshold": threshold}
