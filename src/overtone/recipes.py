@@ -234,7 +234,6 @@ SANITY_CHECK = Suite(
     default_methods=(
         "gba",
         "gba-universal",
-        "gba-universal-1",
         "gba-released",
         "topk",
         "batch-topk",
@@ -324,7 +323,6 @@ SYNTH = Suite(
     default_methods=(
         "gba",
         "gba-universal",
-        "gba-universal-1",
         "gba-released",
         "gba-nested",
         "topk",
