@@ -151,6 +151,8 @@ def test_rare_suffixes_are_a_matryoshka_of_the_latents_in_reverse(dictionary: Di
 def test_bad_terms_are_refused():
     with pytest.raises(ValueError, match="suffixes=0 must be at least 1"):
         RareSuffixes(0)
+    with pytest.raises(ValueError, match="suffixes=4 exceeds latents=3; lower it"):
+        RareSuffixes(4).sizes(3)
     for options, message in (
         ({"prefixes": 0}, "prefixes=0 must"),
         ({"exponent": 0.0}, "exponent=0.0 must"),

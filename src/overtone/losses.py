@@ -201,10 +201,15 @@ class RareSuffixes:
         if self.suffixes < 1:
             raise ValueError(f"suffixes={self.suffixes} must be at least 1")
 
+    def sizes(self, latents: int) -> list[int]:
+        """Of the parts, in the order of latents."""
+        if self.suffixes > latents:
+            raise ValueError(f"suffixes={self.suffixes} exceeds latents={latents}; lower it or widen the dictionary")
+        return group_sizes(latents, self.suffixes)
+
     def __call__(self, dictionary: Dictionary, codes: Codes, target: Float[Tensor, "batch d"]) -> Float[Tensor, ""]:
         """Scalar loss."""
-        sizes = group_sizes(dictionary.latents, self.suffixes)
-        parts = dictionary.decode_parts_normalised(codes.entries, sizes)
+        parts = dictionary.decode_parts_normalised(codes.entries, self.sizes(dictionary.latents))
         return half_square_error(parts.flip(0).cumsum(0) + dictionary.b_dec, target)
 
 
