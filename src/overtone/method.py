@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from overtone.losses import LossTerm, Matryoshka, RareSuffixes, RarestFirst
+from overtone.losses import LossTerm, Matryoshka, RarestFirst, RareSuffixes
 from overtone.parametrisation import Parametrisation
 from overtone.rules import Rule, UnitEncoder, UnitNorm
 from overtone.selection import MatchingPursuit, Selection
