@@ -261,8 +261,9 @@ def gba_universal(
 ) -> Method:
     """GBA (arXiv 2506.14002) that is told nothing: it resonates over a wide spectrum, then lets go to the universal threshold.
 
-    As `gba_released`, but with no L0: all thresholds go to a share of σ √(2 ln M), which of M latents none exceeds by chance
-    (Donoho & Johnstone 1994; maths.md eq. 10d). The rarest quarter, half, … of the latents explain the data on their own, too.
+    As `gba_released`, but with no L0: all thresholds go to a share of σ √(2 ln M), which the largest of M
+    projections that are only noise hardly exceeds (Donoho & Johnstone 1994; maths.md eq. 10d). The rarest quarter, half, … of the
+    latents explain the data on their own, too.
 
     Args:
         groups: K.
