@@ -236,3 +236,12 @@ def test_importing_overtone_stays_light(tmp_path: Path):
     code = f"import sys, overtone; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.parametrize("words", [("recover", "--help"), ("methods",)])
+def test_a_reader_that_has_enough_is_no_error(words: tuple[str, ...]):
+    gone, ours = os.pipe()
+    os.close(gone)
+    ended = subprocess.run([sys.executable, "-m", "overtone", *words], stdout=ours, stderr=subprocess.PIPE, text=True)
+    os.close(ours)
+    assert (ended.returncode, ended.stderr) == (1, "")

@@ -57,6 +57,9 @@ def main() -> None:
     except KeyboardInterrupt as stop:
         print(f"overtone: stopped{f'; {stop}' if str(stop) else ''}", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # `overtone … | head` has all that it wanted; what rich prints ends likewise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries once more as it exits
+        sys.exit(1)
     except EXPECTED as error:
         if os.environ.get("OVERTONE_TRACEBACK"):
             raise
