@@ -17,6 +17,7 @@ from overtone import (
     Ramp,
     Reconstruction,
     Run,
+    SurplusResampling,
     TangentGradient,
     ThresholdJumpReLU,
     decayed,
@@ -24,6 +25,7 @@ from overtone import (
     topk,
     warmed,
 )
+from overtone.revival import surplus
 from overtone.schedules import resolved
 from overtone.training import start, step_once
 
@@ -187,3 +189,49 @@ def test_rows_are_drawn_by_their_error():
     torch.testing.assert_close(dictionary.W_dec[reborn[0]].detach(), expected)
     later = rule.after_step(dictionary, state, codes, 10)
     assert not later["resampled"].any(), "none after `until`"
+
+
+def test_latents_that_double_another_or_do_not_fire_are_surplus():
+    atoms = torch.nn.functional.normalize(torch.tensor([[1.0, 0], [0.99, 0.1], [0, 1], [0, 1], [-1, 0]]), dim=1)
+    fired = torch.tensor([5, 9, 4, 4, 0])
+    assert surplus(atoms, fired, 0.9).tolist() == [True, False, False, True, True], "the rarer, the later, the silent"
+    order = torch.tensor([4, 1, 2, 0, 3])
+    assert surplus(atoms[order], fired[order], 0.9).tolist() == [True, False, False, True, True]
+    assert surplus(atoms, fired + 1, 0.999).tolist() == [False, False, False, True, False]
+
+
+def test_surplus_latents_become_what_the_others_leave():
+    """One latent doubles another, and one feature has none: it gets that one."""
+    dictionary = Dictionary(3, 3, parametrisation=Parametrisation(centre="fixed", input_norm="none"))
+    with torch.no_grad():
+        dictionary.W_dec.copy_(torch.tensor([[1.0, 0, 0], [0, 1, 0], [1, 0, 0]]))
+        dictionary.b_enc.fill_(-0.1)
+        dictionary.scale[2] = 0.5
+    x = torch.tensor([[0.0, 0.3, 0.9], [0.0, 0.8, 0.0], [0.0, 0.5, 0.7]])
+    codes = dictionary.encode_batch(x, torch.ones(3, 1))
+    rule = SurplusResampling(interval=2, most=0.4)
+    state = rule.begin(dictionary, x)
+    state["fired"] += torch.tensor([3, 0, 2])
+    quiet = rule.at(1, 10).after_step(dictionary, state, codes, 2)
+    assert not quiet["resampled"].any(), "before its stretch of the run"
+    still = rule.at(5, 10).after_step(dictionary, state, codes, 5)
+    assert still["fired"].tolist() == [3, 3, 2] and not still["resampled"].any(), "between two looks"
+    after = rule.at(6, 10).after_step(dictionary, state, codes, 6)
+    assert after["resampled"].tolist() == [False, False, True] and not after["fired"].any()
+    torch.testing.assert_close(dictionary.W_dec[2].detach(), torch.tensor([0.0, 0, 1]))
+    assert dictionary.scale is not None and dictionary.scale[2] == 1
+    assert torch.equal(dictionary.b_enc.detach(), torch.full((3,), -0.1)), "thresholds stay"
+
+
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        ({"interval": 0}, "interval=0 must be at least 1 step"),
+        ({"first": 0.9}, "first=0.9 and last=0.8 are shares of the run"),
+        ({"near": 0.0}, r"near=0.0 must lie in \(0, 1\]"),
+        ({"most": 2.0}, r"most=2.0 must lie in \(0, 1\]"),
+    ],
+)
+def test_wrong_settings_of_surplus_resampling(wrong: dict, said: str):
+    with pytest.raises(ValueError, match=said):
+        SurplusResampling(**wrong)

@@ -80,7 +80,7 @@ from overtone.organisms.named import markov_organism, regression_organism
 from overtone.organisms.organism import Organism
 from overtone.parametrisation import Parametrisation
 from overtone.penalties import L0, L1, GateL1, GateReconstruction, Lp, PreActivation, Tanh
-from overtone.revival import CountIdle, DeadResampling
+from overtone.revival import CountIdle, DeadResampling, SurplusResampling
 from overtone.rules import (
     AtomsNearStart,
     CentreAtMean,
@@ -191,6 +191,7 @@ __all__ = [
     "StoreError",
     "StoreStream",
     "Stream",
+    "SurplusResampling",
     "TangentGradient",
     "Tanh",
     "Threshold",

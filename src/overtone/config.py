@@ -20,7 +20,7 @@ from overtone.method import Method
 from overtone.model_loss import EndToEnd
 from overtone.parametrisation import Parametrisation
 from overtone.penalties import L0, L1, GateL1, GateReconstruction, Lp, PreActivation, Tanh
-from overtone.revival import CountIdle, DeadResampling
+from overtone.revival import CountIdle, DeadResampling, SurplusResampling
 from overtone.rules import (
     AtomsNearStart,
     CentreAtMean,
@@ -53,7 +53,7 @@ PARTS: tuple[type, ...] = (
     *(Reconstruction, RarestFirst, RareSuffixes, Matryoshka, SampledMatryoshka, Alignment, NormalisedMSE),
     *(L1, Lp, L0, Tanh, PreActivation, GateL1, GateReconstruction, AuxK, Orthogonality, Anchoring, EndToEnd, Ramp),
     *(UnitNorm, BiasAdaptation, Release, CentreAtMean, FixedBias, ThresholdEMA, WhitenedEncoder),
-    *(TangentGradient, CountIdle, DeadResampling),
+    *(TangentGradient, CountIdle, DeadResampling, SurplusResampling),
     *(UnitEncoder, AtomsNearStart, Layout, Block),
 )
 

@@ -14,7 +14,7 @@ from overtone.method import Method
 from overtone.model_loss import EndToEnd
 from overtone.parametrisation import Parametrisation
 from overtone.penalties import L0, L1, GateL1, GateReconstruction, Lp, PreActivation, Tanh
-from overtone.revival import CountIdle
+from overtone.revival import CountIdle, SurplusResampling
 from overtone.rules import CentreAtMean, TangentGradient, ThresholdEMA, UnitEncoder, UnitNorm
 from overtone.schedules import Ramp, warmed
 from overtone.selection import (
@@ -257,13 +257,14 @@ def gba_universal(
     threshold: float = 0.85,
     first: float = 0.3,
     last: float = 0.6,
-    suffixes: int = 4,
+    suffixes: int = 1,
+    resample: bool = True,
 ) -> Method:
     """GBA (arXiv 2506.14002) that is told nothing: it resonates over a wide spectrum, then lets go to the universal threshold.
 
-    As `gba_released`, but with no L0: all thresholds go to a share of σ √(2 ln M), which the largest of M
-    projections that are only noise hardly exceeds (Donoho & Johnstone 1994; maths.md eq. 10d). The rarest quarter, half, … of the
-    latents explain the data on their own, too.
+    As `gba_released`, but with no L0: all thresholds go to a share of σ √(2 ln M), which the largest of M projections that are
+    only noise hardly exceeds (Donoho & Johnstone 1994; maths.md eq. 10d). Meanwhile latents that do not fire, or double another,
+    start anew at what the others leave of rows (`SurplusResampling`, eq. 10e).
 
     Args:
         groups: K.
@@ -271,14 +272,16 @@ def gba_universal(
         interval: T, steps between bias adaptations.
         threshold: share of the universal threshold. Lower: more active latents and a better reconstruction.
         first, last: where thresholds start to go to the common one and where they arrive, as shares of the run.
-        suffixes: into how many parts the loss is nested (`RareSuffixes`). 1: one loss, for features in hierarchies or of very
-            different frequencies, and no more latents than features (docs/log.md).
+        suffixes: into how many parts the loss is nested, the rarest latents alone, then with all others (`RareSuffixes`). 1: one
+            loss. 4: for many more latents than features, at a cost in hierarchies (docs/log.md).
+        resample: whether latents start anew.
     """
     method = gba(groups=groups, htf=htf, ltf=ltf, interval=interval)
     rules = tuple(
         Release(rule, None, first, last, threshold) if isinstance(rule, BiasAdaptation) else rule
         for rule in method.rules
     )
+    rules += (SurplusResampling(),) if resample else ()
     loss = Reconstruction() if suffixes == 1 else RareSuffixes(suffixes)
     return replace(method, name="gba-universal", losses=(loss,), rules=rules)
 

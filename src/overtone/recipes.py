@@ -113,7 +113,7 @@ def with_gba_centre(method: Method) -> Method:
     return replace(method, rules=(CentreAtMean(), *_uncentred(method.rules)), parametrisation=fixed, lr=gba().lr)
 
 
-UNIVERSAL, UNIVERSAL_ONE = "GBA, universal threshold", "GBA, universal threshold, one loss"
+UNIVERSAL, UNIVERSAL_NESTED = "GBA, universal threshold", "GBA, universal threshold, nested"
 
 IMBALANCED = Suite(
     name="imbalanced",
@@ -128,7 +128,7 @@ IMBALANCED = Suite(
         "gba-10": Contestant(lambda: gba(10), "GBA, L0 = 10"),
         "gba-matryoshka-10": Contestant(lambda: gba_matryoshka(10), "GBA, Matryoshka groups, L0 = 10"),
         "gba-universal": Contestant(gba_universal, UNIVERSAL),
-        "gba-universal-1": Contestant(lambda: gba_universal(suffixes=1), UNIVERSAL_ONE),
+        "gba-universal-4": Contestant(lambda: gba_universal(suffixes=4), UNIVERSAL_NESTED),
         "ba": Contestant(ba, "BA, p = 0.05"),
         "modified-ba": Contestant(modified_ba, "modified BA"),
         "topk-10": Contestant(lambda: with_gba_centre(topk(10)), "TopK, k = 10"),
@@ -178,7 +178,7 @@ def rivals(
         ),
         "gba-nested": (lambda: gba_released(k, nested=True), f"GBA, nested, released to L0 = {k}"),
         "gba-universal": (gba_universal, UNIVERSAL),
-        "gba-universal-1": (lambda: gba_universal(suffixes=1), UNIVERSAL_ONE),
+        "gba-universal-4": (lambda: gba_universal(suffixes=4), UNIVERSAL_NESTED),
         "topk": (lambda: topk(k), f"TopK, k = {k}"),
         "batch-topk": (lambda: batch_topk(k), f"BatchTopK, k = {k}"),
         "matryoshka": (lambda: matryoshka(k), f"Matryoshka, k = {k}"),
@@ -285,8 +285,6 @@ HIERARCHY = Suite(
     default_methods=(
         "gba",
         "gba-universal",
-        "gba-universal-1",
-        "gba-l0",
         "gba-released",
         "topk",
         "batch-topk",
@@ -323,7 +321,6 @@ SYNTH = Suite(
     default_methods=(
         "gba",
         "gba-universal",
-        "gba-released",
         "gba-nested",
         "topk",
         "batch-topk",

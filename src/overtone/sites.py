@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from overtone.method import Method
+from overtone.revival import SurplusResampling
 
 
 def transcoder(method: Method, *, skip: bool = False) -> Method:
@@ -10,7 +11,8 @@ def transcoder(method: Method, *, skip: bool = False) -> Method:
 
     Encoder and decoder have weights of their own (`Method.untied`); atoms are as the method has them. Inputs are divided by one
     number for all rows and not by each row's norm, which the target does not share (maths.md eq. S2). b_dec, which shifts
-    nothing on its way in, is trained.
+    nothing on its way in, is trained. `SurplusResampling` is left out: what is left of the target is not in the space of encoder
+    rows.
 
     Args:
         method: any method; one that is in this form already changes in `skip` alone.
@@ -19,4 +21,5 @@ def transcoder(method: Method, *, skip: bool = False) -> Method:
     untied = method.untied()
     p = untied.parametrisation
     norm = "site" if p.input_norm == "row" else p.input_norm
-    return replace(untied, parametrisation=replace(p, centre="trained", input_norm=norm, skip=skip))
+    rules = tuple(rule for rule in untied.rules if not isinstance(rule, SurplusResampling))
+    return replace(untied, rules=rules, parametrisation=replace(p, centre="trained", input_norm=norm, skip=skip))
