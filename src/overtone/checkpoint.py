@@ -16,6 +16,7 @@ from overtone.dictionary import Dictionary
 from overtone.files import create_folder, write_tensors
 from overtone.firing import FiringStats
 from overtone.layout import Layout
+from overtone.parallel import World
 from overtone.parametrisation import Parametrisation
 from overtone.selection import Selection
 from overtone.training import Run, TrainState, begin
@@ -201,8 +202,11 @@ def save_state(run: Run, state: TrainState, stream: Stream, run_folder: Path, *,
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def load_state(run: Run, stream: Stream, checkpoint: Path) -> TrainState:
-    """The state at a checkpoint; the stream is put where it was. Training on equals never having stopped, bit for bit."""
+def load_state(run: Run, stream: Stream, checkpoint: Path, world: World | None = None) -> TrainState:
+    """The state at a checkpoint; the stream is put where it was. Training on equals never having stopped, bit for bit.
+
+    A checkpoint is the same whatever the number of ranks that wrote it; `world` may have another.
+    """
     description = _read_state(checkpoint)
     if description["run"] != config.to_json(run):
         raise CheckpointError(
@@ -210,7 +214,8 @@ def load_state(run: Run, stream: Stream, checkpoint: Path) -> TrainState:
         )
     tensors = read_tensors(checkpoint / STATE)
     layout = stream.layout
-    state = begin(run, layout, Batch(torch.ones(2, layout.d), torch.ones(2, layout.d_out)))  # replaced below
+    ones = Batch(torch.ones(2, layout.d), torch.ones(2, layout.d_out))
+    state = begin(run, layout, ones, world)  # replaced below
     expected = _state_tensors(state) | _optimiser_tensors(run, state.dictionary)
     wrong = sorted(n for n in expected.keys() | tensors.keys() if _shape(expected, n) != _shape(tensors, n))
     if wrong:

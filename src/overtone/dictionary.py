@@ -1,6 +1,7 @@
 """The dictionary: pre-activations, codes and reconstructions. Atoms are rows of `W_dec`."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -11,10 +12,11 @@ from overtone import firing, ops
 from overtone.firing import FiringStats
 from overtone.layout import Layout, columns, typical_norms
 from overtone.ops import AnyCodes, DenseCodes, Encoded
+from overtone.parallel import World
 from overtone.parametrisation import Parametrisation
 from overtone.protocols import fits
 from overtone.seeds import generator
-from overtone.selection import BatchSelection, JumpReLU, Selection, WeightedSelection
+from overtone.selection import BatchSelection, JumpReLU, Selection, SharedSelection, WeightedSelection
 
 
 class Codes(NamedTuple):
@@ -69,6 +71,8 @@ class Dictionary(nn.Module):
         parametrisation: which weights exist and how inputs are normalised.
         seed: seed of the initial atoms, i.i.d. uniform on the unit sphere.
 
+    `world` says with which other processes it is being trained (overtone.parallel); it is no part of what is saved.
+
     Invariances: permuting latents permutes codes and leaves reconstructions alone; with row-normalised input, scaling a
     row scales its reconstruction.
     """
@@ -92,6 +96,7 @@ class Dictionary(nn.Module):
         seed: int = 0,
     ):
         super().__init__()
+        self.world = World()
         if latents < 1 or (not isinstance(d, Layout) and d < 1):
             raise ValueError(f"d={d} and latents={latents} must both be at least 1")
         k = getattr(select, "k", None)
@@ -215,9 +220,15 @@ class Dictionary(nn.Module):
         return self._codes(self.select.encode, x, norm)
 
     def encode_batch(self, x: Float[Tensor, "batch d"], norm: Float[Tensor, "batch 1"]) -> Codes:
-        """`encode_normalised` for training: a selection that codes a batch otherwise than rows alone does so here."""
+        """`encode_normalised` for training: a selection that codes a batch otherwise than rows alone does so here.
+
+        Of a batch that the ranks of `world` have parts of, `x` is this one's; `Codes.seen` are statistics of all of it.
+        """
         encode = self.select.encode_batch if fits(self.select, BatchSelection) else self.select.encode
-        return self._codes(encode, x, norm)._replace(x=x)
+        if fits(self.select, SharedSelection):
+            encode = partial(self.select.encode_shared, world=self.world)
+        codes = self._codes(encode, x, norm)
+        return codes._replace(x=x, seen=firing.of_all(codes.seen, self.world.rows))
 
     def _codes(self, encode: Callable[..., Encoded], x: Tensor, norm: Tensor) -> Codes:
         own = {name: getattr(self, name) for name in self.own_weights}

@@ -57,7 +57,8 @@ class Lp:
         """Scalar loss."""
         sizes = _sizes(dictionary, codes.entries)
         raised = (sizes + self.floor) ** self.p - self.floor**self.p
-        worth = sizes.detach().sum() / raised.detach().sum().clamp(min=torch.finfo(sizes.dtype).tiny)
+        before, after = dictionary.world.rows.mean(torch.stack([sizes.detach().sum(), raised.detach().sum()]))
+        worth = before / after.clamp(min=torch.finfo(sizes.dtype).tiny)
         return self.coefficient * worth * _per_row(codes.entries, raised)
 
 
@@ -83,7 +84,7 @@ class L0:
     def __call__(self, dictionary: Dictionary, codes: Codes, target: Float[Tensor, "batch d"]) -> Float[Tensor, ""]:
         """Scalar loss."""
         gate = _gate(dictionary, codes)
-        l0 = _per_row(gate, gate.values)
+        l0 = dictionary.world.rows.mean(_per_row(gate, gate.values))
         return self.coefficient * (l0 if self.target is None else (l0 / self.target - 1).square())
 
 

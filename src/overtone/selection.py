@@ -17,6 +17,7 @@ from torch.nn.functional import softplus
 
 from overtone import ops
 from overtone.ops import Encoded
+from overtone.parallel import World
 
 
 class Weight(NamedTuple):
@@ -62,6 +63,24 @@ class BatchSelection(Selection, Protocol):
         **own: Any,
     ) -> Encoded:
         """Codes of the rows of a training batch; permuting latents permutes them."""
+        ...
+
+
+@runtime_checkable
+class SharedSelection(BatchSelection, Protocol):
+    """A selection that codes a training batch of which every rank has a part as one process codes the whole."""
+
+    def encode_shared(
+        self,
+        x: Float[Tensor, "batch d"],
+        W_enc: Float[Tensor, "latents d"],
+        b_enc: Float[Tensor, " latents"],
+        centre: Float[Tensor, " d"],
+        *args: Any,
+        world: World,
+        **own: Any,
+    ) -> Encoded:
+        """Codes of this rank's rows of a training batch."""
         ...
 
 
@@ -277,7 +296,20 @@ class BatchTopK(_Budget):
         threshold: Float[Tensor, ""],
     ) -> Encoded:
         """Codes of a training batch, which needs no threshold."""
-        return ops.encode_batch_topk(x, W_enc, b_enc, self.k, centre=centre)
+        return self.encode_shared(x, W_enc, b_enc, centre, world=World(), threshold=threshold)
+
+    def encode_shared(
+        self,
+        x: Float[Tensor, "batch d"],
+        W_enc: Float[Tensor, "latents d"],
+        b_enc: Float[Tensor, " latents"],
+        centre: Float[Tensor, " d"],
+        *,
+        world: World,
+        threshold: Float[Tensor, ""],
+    ) -> Encoded:
+        """Codes of this rank's rows: the budget is that of all ranks' rows."""
+        return ops.encode_batch_topk(x, W_enc, b_enc, self.k, centre=centre, ranks=world.rows)
 
     def encode(
         self,

@@ -19,10 +19,12 @@ from overtone.losses import OfBatch, total
 from overtone.method import Method
 from overtone.methods import gba
 from overtone.metrics.reconstruction import accumulate
-from overtone.optimiser import make_optimiser, plan, update_rows
+from overtone.optimiser import add_up_gradients, make_optimiser, plan, update_rows
+from overtone.parallel import Axis, World
 from overtone.protocols import fits
 from overtone.rules import GradientRule, Resampling, RuleState, TimedRule
 from overtone.schedules import resolved
+from overtone.selection import BatchSelection, SharedSelection
 
 SAMPLE_ROWS = 8192
 EVALUATED_ROWS = 512
@@ -115,21 +117,29 @@ class TrainState:
     step: int = 0
 
 
-def start(run: Run, stream: Stream) -> TrainState:
-    """A state before the first step. Reads ahead for the rules' starting values and puts the stream back."""
+def start(run: Run, stream: Stream, world: World | None = None) -> TrainState:
+    """A state before the first step. Reads ahead for the rules' starting values and puts the stream back.
+
+    Args:
+        run: the configuration.
+        stream: batches, the same ones on every rank of `world`.
+        world: the processes that train together; None: this one alone.
+    """
     position, batches = stream.state_dict(), []
     while sum(len(batch.x) for batch in batches) < SAMPLE_ROWS:
         batches.append(next(stream))
     stream.load_state_dict(position)
     x = torch.cat([batch.x for batch in batches])[:SAMPLE_ROWS]
     target = x if stream.layout.onto_itself else torch.cat([batch.target for batch in batches])[:SAMPLE_ROWS]
-    return begin(run, stream.layout, Batch(x, target))
+    return begin(run, stream.layout, Batch(x, target), world)
 
 
-def begin(run: Run, layout: Layout, sample: Batch) -> TrainState:
+def begin(run: Run, layout: Layout, sample: Batch, world: World | None = None) -> TrainState:
     """A state before the first step, from a sample of the rows to come."""
-    method = run.method
+    method, world = run.method, world or World()
+    check_world(run, world)
     dictionary = Dictionary(layout, run.latents, method.select, method.parametrisation, seed=run.seed)
+    dictionary.world = world
     dictionary.measure_sites(sample.x, sample.target)
     normalised, _ = dictionary.normalise(sample.x)
     rules = [rule.begin(dictionary, normalised) for rule in method.rules]
@@ -138,9 +148,40 @@ def begin(run: Run, layout: Layout, sample: Batch) -> TrainState:
     )
 
 
+def check_world(run: Run, world: World) -> None:
+    """Raise a ValueError where this run cannot be trained by these ranks together."""
+    ranks, method = world.rows.size, run.method
+    if run.batch % ranks:
+        raise ValueError(
+            f"batch={run.batch} cannot be dealt out to {ranks} ranks in equal parts; make it a multiple of {ranks}, or start "
+            "another number of ranks"
+        )
+    asks_text = [term for term in (resolved(t, 1, run.steps) for t in method.losses) if fits(term, OfBatch)]
+    if ranks > 1 and asks_text:
+        raise ValueError(
+            f"method {method.name!r} has the loss {type(asks_text[0]).__name__}, which asks the model about whole texts, and "
+            f"{ranks} ranks would each have a part of them; train it in one process"
+        )
+    if ranks > 1 and fits(method.select, BatchSelection) and not fits(method.select, SharedSelection):
+        raise ValueError(
+            f"{method.select} codes a batch together and does not say how {ranks} ranks do that; give it encode_shared "
+            "(overtone.selection.SharedSelection), or train it in one process"
+        )
+
+
+def part_of(batch: Batch, ranks: Axis) -> Batch:
+    """A rank's rows of a batch."""
+    if ranks.size == 1:
+        return batch
+    rows = ranks.part(len(batch.x))
+    x = batch.x[rows]
+    return Batch(x, x if batch.target is batch.x else batch.target[rows])
+
+
 def step_once(run: Run, state: TrainState, batch: Batch) -> None:
-    """One optimiser step and the after-step rules, in place."""
-    dictionary = state.dictionary
+    """One optimiser step and the after-step rules, in place; of a batch that is the same on all ranks, each takes its part."""
+    dictionary, ranks = state.dictionary, state.dictionary.world.rows
+    batch = part_of(batch, ranks)
     normalised, norm = dictionary.normalise(batch.x)
     terms = [resolved(term, state.step + 1, run.steps) for term in run.method.losses]
     terms = tuple(term.of_batch(batch) if fits(term, OfBatch) else term for term in terms)
@@ -151,8 +192,9 @@ def step_once(run: Run, state: TrainState, batch: Batch) -> None:
         wanted = normalised if onto_itself else dictionary.unexplained(batch.target, codes)
         loss = total(terms, dictionary, codes, wanted)
         dictionary.zero_grad()
-        loss.backward()
-    state.window_loss += loss.detach()
+        (loss / ranks.size).backward()
+    sums = add_up_gradients(dictionary, by_row, sums)
+    state.window_loss += ranks.mean(loss.detach())
     state.step += 1
     for group in state.optimiser.param_groups:
         group["lr"] = run.lr_at(state.step)
@@ -228,6 +270,7 @@ def steps(
         yield record
         if checkpoint and (state.step % run.checkpoint_every == 0 or state.step == run.steps):
             _refuse_divergence(run, state)
+            state.dictionary.world.check_same([*state.dictionary.parameters()], "weights")
             checkpoint(state)
     state.optimiser.zero_grad()  # a finished dictionary should not carry its last gradients around
 

@@ -20,6 +20,8 @@ from overtone.ops.deferred import EntrySum, deferring
 from overtone.ops.error import HalfSquareError
 from overtone.ops.memory import release
 from overtone.ops.row_update import AdamStep, Rows, can_update_rows, update_rows
+from overtone.ops.shared import is_better_joined, join
+from overtone.parallel import ALONE, Axis
 
 __all__ = [
     "AdamStep",
@@ -42,6 +44,8 @@ __all__ = [
     "encode_topk",
     "encode_with",
     "half_square_error",
+    "is_better_joined",
+    "join",
     "release",
     "update_rows",
 ]
@@ -108,18 +112,24 @@ def encode_batch_topk(
     k: int,
     *,
     centre: Float[Tensor, " d"] | None = None,
+    ranks: Axis = ALONE,
 ) -> Encoded:
     """Codes max(y, 0) of the k · batch largest y = W_enc (x − centre) + b_enc of the whole batch (BatchTopK).
 
     Exact; of equal entries the earlier row, then the lower latent wins. Rows are not coded alone. Takes B·M numbers of
     memory, of 16 bits where the CPU multiplies bfloat16. Gradients as in `encode_threshold`.
 
+    Args:
+        x, W_enc, b_enc, centre: as in `encode_threshold`.
+        k: mean number of active latents.
+        ranks: who have the rows of the batch, each as many, in order; x are this one's.
+
     Raises:
         ValueError: k not in 1 … latents, or no rows.
     """
     _check_rows(x)
     _check_k(k, W_enc)
-    return _cpu_or_reference(x, W_enc, b_enc).encode_batch_topk(x, W_enc, b_enc, k, centre=centre)
+    return _cpu_or_reference(x, W_enc, b_enc).encode_batch_topk(x, W_enc, b_enc, k, centre=centre, ranks=ranks)
 
 
 def encode_abs_topk(

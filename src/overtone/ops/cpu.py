@@ -24,6 +24,7 @@ from overtone.ops.candidates import (
     Rule,
     active_entries,
     largest_entries,
+    largest_entries_of_ranks,
     screened_places,
 )
 from overtone.ops.codes import Encoded, SparseCodes
@@ -33,6 +34,7 @@ from overtone.ops.loops import weighted_sums
 from overtone.ops.memory import lend
 from overtone.ops.precision import fast_float32
 from overtone.ops.transposed import Transposed, is_dense
+from overtone.parallel import ALONE, Axis
 
 # Numbers of a decoded piece, summed over its groups while in cache.
 _DECODED = 2**20
@@ -78,9 +80,14 @@ def encode_batch_topk(
     k: int,
     *,
     centre: Float[Tensor, " d"] | None = None,
+    ranks: Axis = ALONE,
 ) -> Encoded:
     """See `overtone.ops.encode_batch_topk`."""
-    return _encode_largest(LargestOfBatch(k), x, W_enc, b_enc, centre)
+    if ranks.size == 1:
+        return _encode_largest(LargestOfBatch(k), x, W_enc, b_enc, centre)
+    shifted = _shifted(x, centre)
+    entries = largest_entries_of_ranks(shifted, W_enc, b_enc, k, ranks)
+    return _encode(x, W_enc, b_enc, centre, False, shifted, entries)
 
 
 def encode_abs_topk(

@@ -7,6 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from overtone.ops.codes import AnyCodes, DenseCodes, Encoded, SparseCodes
+from overtone.ops.shared import among_largest
+from overtone.parallel import ALONE, Axis
 
 
 def encode_threshold(
@@ -46,11 +48,11 @@ def encode_batch_topk(
     k: int,
     *,
     centre: Float[Tensor, " d"] | None = None,
+    ranks: Axis = ALONE,
 ) -> Encoded:
     """See `overtone.ops.encode_batch_topk`."""
     pre = (x if centre is None else x - centre) @ W_enc.T + b_enc
-    kept = pre.flatten().argsort(descending=True, stable=True)[: k * len(x)]
-    selected = torch.zeros_like(pre, dtype=torch.bool).flatten().scatter(0, kept, True).view_as(pre)
+    selected = among_largest(pre.detach().flatten(), k * len(x) * ranks.size, ranks).view_as(pre)
     return _encoded(pre, pre, selected & (pre > 0))
 
 
