@@ -37,8 +37,6 @@ class Axis:
     def __post_init__(self):
         if not 0 <= self.rank < self.size:
             raise ValueError(f"rank={self.rank} is not in 0 … size − 1 = {self.size - 1}")
-        if self.size > 1 and self.group is None:
-            raise ValueError(f"size={self.size} ranks need a process group to talk in; use overtone.connected()")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Axis":
         # What a dictionary is trained in is no part of it to be copied, and a process group cannot be.
@@ -131,8 +129,8 @@ def _talking() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise ConnectionError(
-            f"another rank has stopped; what it said itself is the reason ({str(error).splitlines()[0]}). Start all again: they go "
-            "on from the last checkpoint"
+            f"another rank has stopped; what it said itself is the reason ({str(error).splitlines()[0]}). Start all again: they "
+            "go on from the last checkpoint"
         ) from error
 
 
