@@ -14,7 +14,7 @@ from overtone.ops import Encoded
 from overtone.parallel import Axis, World
 from overtone.training import check_world
 from parallel.ranks import RankError, Ranks
-from parallel.work import METHODS, batch_topk, checked, coded, failing, resumed, run_of, summed, trained
+from parallel.work import METHODS, batch_topk, checked, coded, failing, resumed, run_of, trained
 
 NAMES = list(METHODS)
 # Few latents: gradients are sent as matrices. Many latents and few rows: as entries.
@@ -97,14 +97,12 @@ def test_a_run_goes_on_with_any_number_of_ranks(name: str, ranks: Ranks, tmp_pat
 
 def test_ranks_that_drift_apart_are_found(ranks: Ranks):
     assert ranks(2, checked, [1.0, 1.0]) == [None, None]
-    with pytest.raises(RankError, match="weights differ between ranks"):
-        ranks(2, checked, [1.0, 1.0000001])
+    assert all(said.startswith("weights differ between ranks") for said in ranks(2, checked, [1.0, 1.0000001]))
 
 
 def test_a_failing_rank_stops_the_others(ranks: Ranks):
     with pytest.raises(RankError, match="ConnectionError: another rank has stopped"):
         ranks(2, failing)
-    assert ranks(2, summed) == [2.0, 2.0], "and the next ones work"
 
 
 @dataclass(frozen=True)

@@ -203,7 +203,7 @@ def largest_entries_of_ranks(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int, ra
     values = entries.pre
     own = values.topk(share, sorted=False).values.amin() if len(values) >= share else values.new_zeros(())
     floor = float(ranks.min(own))
-    if len(values) == wider * len(x) < len(W_enc) * len(x) and floor < float(values.amin()):
+    if len(values) == wider * len(x) < len(W_enc) * len(x) and floor <= float(values.amin()):
         rule = Above(float(np.nextafter(np.float32(floor), np.float32(0))))
         entries = active_entries(x, W_enc, b_enc, rule, screened_places(x, W_enc, b_enc, rule))
     kept = among_largest(entries.pre, share * ranks.size, ranks)
