@@ -235,7 +235,7 @@ class Alignment:
 
     def __call__(self, dictionary: Dictionary, codes: Codes, target: Float[Tensor, "batch d"]) -> Float[Tensor, ""]:
         """Scalar loss."""
-        pulled = ops.decode(codes.entries, dictionary.W_dec)
+        pulled = dictionary.world.latents.sum(ops.decode(codes.entries, dictionary.W_dec))
         return -(pulled * (target - dictionary.b_dec)).sum(-1).mean()
 
 

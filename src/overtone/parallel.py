@@ -42,9 +42,15 @@ class Axis:
         # What a dictionary is trained in is no part of it to be copied, and a process group cannot be.
         return self
 
-    def part(self, total: int) -> slice:
-        """This rank's share of `total` things, contiguous; shares differ by at most one."""
-        return slice(self.rank * total // self.size, (self.rank + 1) * total // self.size)
+    def part(self, total: int, rank: int | None = None) -> slice:
+        """A rank's (this one's) share of `total` things, contiguous; shares differ by at most one."""
+        rank = self.rank if rank is None else rank
+        return slice(rank * total // self.size, (rank + 1) * total // self.size)
+
+    def parts(self, total: int) -> list[int]:
+        """How many of `total` things each rank has."""
+        slices = (self.part(total, rank) for rank in range(self.size))
+        return [part.stop - part.start for part in slices]
 
     def sum(self, local: Tensor) -> Tensor:
         """Σ over the ranks. The gradient passes as it is: right where a rank's own loss is the whole one.
@@ -102,6 +108,25 @@ class Axis:
             for work in works:
                 assert work is not None
                 work.wait()
+
+    def to_first(self, local: Tensor, sizes: Sequence[int]) -> Iterator[Tensor]:
+        """On the first rank: all ranks' tensors one after the other, never two of others at once. On the others: nothing.
+
+        Args:
+            local: this rank's.
+            sizes: lengths of all ranks' first axes.
+        """
+        local = local.detach().contiguous()
+        if self.rank == 0:
+            yield local
+        for rank in range(1, self.size):
+            with _talking():
+                if self.rank == rank:
+                    distributed.send(local, group=self.group, group_dst=0)
+                elif self.rank == 0:
+                    other = local.new_empty(sizes[rank], *local.shape[1:])
+                    distributed.recv(other, group=self.group, group_src=rank)
+                    yield other
 
     def told(self, make: Callable[[], T]) -> T:
         """What the first rank makes, on all ranks; the others wait for it and make nothing."""
@@ -170,33 +195,46 @@ ALONE = Axis()
 
 @dataclass(frozen=True)
 class World:
-    """The processes that train one dictionary.
+    """The processes that train one dictionary: a mesh of ranks that share a batch's rows and ranks that share the latents.
 
     Args:
-        rows: ranks that each have a part of every batch's rows, and all weights.
+        rows: ranks that have the same latents, each with a part of every batch's rows.
+        latents: ranks that have the same rows, each with a part of the latents: their atoms, biases, optimiser's memory and
+            statistics.
+        everyone: all ranks; None: those of the one axis that has several.
     """
 
     rows: Axis = ALONE
+    latents: Axis = ALONE
+    everyone: Axis = None  # pyright: ignore[reportAssignmentType] – set below
 
-    @property
-    def first(self) -> bool:
-        """Whether this process is the one that prints and writes."""
-        return self.rows.rank == 0
+    def __post_init__(self):
+        if self.everyone is None:
+            if self.rows.size > 1 and self.latents.size > 1:
+                raise ValueError(
+                    "a mesh of rows and latents needs an axis of everyone; use overtone.parallel.connected()"
+                )
+            object.__setattr__(self, "everyone", self.rows if self.latents.size == 1 else self.latents)
 
     @property
     def size(self) -> int:
         """How many processes."""
-        return self.rows.size
+        return self.everyone.size
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that prints and writes."""
+        return self.everyone.rank == 0
 
     def told(self, make: Callable[[], T]) -> T:
         """What the first process makes, on all of them; the others wait for it and make nothing."""
-        return self.rows.told(make)
+        return self.everyone.told(make)
 
     def wait(self) -> None:
         """Until all are here."""
         if self.size > 1:
             with _talking():
-                distributed.barrier(self.rows.group)
+                distributed.barrier(self.everyone.group)
 
     def check_same(self, tensors: Sequence[Tensor], what: str) -> None:
         """Raise where ranks do not have the same numbers in what should be copies of each other."""
@@ -211,25 +249,49 @@ class World:
 
 
 @contextmanager
-def connected(backend: str = "gloo") -> Iterator[World]:
-    """The world that torchrun's environment describes, a part of every batch's rows for each rank; without it one process.
+def connected(latents: int = 1, backend: str = "gloo") -> Iterator[World]:
+    """The world that torchrun's environment describes; without it one process.
 
     Args:
+        latents: over how many ranks the latents are split. The others share the rows: of 8 ranks, latents=2 makes 4 × 2.
         backend: torch.distributed's: what the tensors' device needs, "gloo" on CPUs.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if latents < 1 or size % latents:
+        raise ValueError(
+            f"latents cannot be split over {latents} of {size} ranks; give a divisor of {size}, or start another number of ranks "
+            "(torchrun --nproc-per-node)"
+        )
+    if size == 1:
         yield World()
         return
     distributed.init_process_group(backend, timeout=TIMEOUT)
     try:
-        yield world_of(distributed.group.WORLD)
+        yield mesh(range(size), latents)
     finally:
         distributed.destroy_process_group()
 
 
-def world_of(group: ProcessGroup | None) -> World:
-    """Ranks of a process group, each with a part of every batch's rows."""
-    return World(Axis(distributed.get_rank(group), distributed.get_world_size(group), group))
+def mesh(ranks: Sequence[int], latents: int = 1) -> World:
+    """A world of some ranks of the default process group, neighbours sharing the rows; all processes have to ask for it."""
+    everyone = _axis(ranks)
+    grid = torch.tensor(ranks).view(-1, latents).tolist()
+    of_rows = [_axis(column) for column in zip(*grid, strict=True)]
+    of_latents = [_axis(row) for row in grid]
+    if everyone is None:
+        return World()
+    [rows] = [axis for axis in of_rows if axis is not None]
+    [of_latent] = [axis for axis in of_latents if axis is not None]
+    return World(rows, of_latent, everyone)
+
+
+def _axis(ranks: Sequence[int]) -> Axis | None:
+    """These ranks, seen from this one; None: it is not among them."""
+    group = distributed.new_group(list(ranks), timeout=TIMEOUT) if len(ranks) > 1 else None
+    own = distributed.get_rank()
+    if own not in ranks:
+        return None
+    return Axis(list(ranks).index(own), len(ranks), group if isinstance(group, ProcessGroup) else None)
 
 
 def was_restarted() -> bool:

@@ -235,7 +235,7 @@ class ThresholdEMA:
         """Move the threshold; a batch without any code leaves it."""
         values = codes.entries.values
         smallest = torch.where(values > 0, values, torch.inf).amin() if len(values) else values.new_tensor(torch.inf)
-        smallest = dictionary.world.rows.min(smallest)
+        smallest = dictionary.world.everyone.min(smallest)
         if smallest.isfinite():
             rate = self.rate if state["batches"] > 0 else 1.0
             dictionary.get_parameter("threshold").lerp_(smallest, rate)

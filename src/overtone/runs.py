@@ -123,8 +123,7 @@ class RunFolder:
 
     def finish(self, dictionary: Dictionary) -> None:
         """Write the trained dictionary."""
-        if not self.finished:
-            checkpoint.save(dictionary, self.path / DICTIONARY, {"run": self.run, "data": self.data})
+        checkpoint.save(dictionary, self.path / DICTIONARY, {"run": self.run, "data": self.data})
 
 
 class WatchedFolder(RunFolder):
@@ -137,10 +136,12 @@ class WatchedFolder(RunFolder):
         """The other rank adds it."""
 
     def keep(self, state: TrainState, stream: Stream) -> None:
-        """The other rank writes it."""
+        """The other rank writes it, with this one's latents."""
+        checkpoint.give_state(state)
 
     def finish(self, dictionary: Dictionary) -> None:
-        """The other rank writes it."""
+        """The other rank writes it, with this one's latents."""
+        checkpoint.give(dictionary)
 
 
 def claim_folder(path: Path) -> None:

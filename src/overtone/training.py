@@ -20,11 +20,11 @@ from overtone.method import Method
 from overtone.methods import gba
 from overtone.metrics.reconstruction import accumulate
 from overtone.optimiser import add_up_gradients, make_optimiser, plan, update_rows
-from overtone.parallel import Axis, World
+from overtone.parallel import World
 from overtone.protocols import fits
+from overtone.ranks import check_ranks, part_of
 from overtone.rules import GradientRule, Resampling, RuleState, TimedRule
 from overtone.schedules import resolved
-from overtone.selection import BatchSelection, SharedSelection
 
 SAMPLE_ROWS = 8192
 EVALUATED_ROWS = 512
@@ -137,45 +137,13 @@ def start(run: Run, stream: Stream, world: World | None = None) -> TrainState:
 def begin(run: Run, layout: Layout, sample: Batch, world: World | None = None) -> TrainState:
     """A state before the first step, from a sample of the rows to come."""
     method, world = run.method, world or World()
-    check_world(run, world)
-    dictionary = Dictionary(layout, run.latents, method.select, method.parametrisation, seed=run.seed)
-    dictionary.world = world
+    check_ranks(method, run.latents, run.batch, world)
+    dictionary = Dictionary(layout, run.latents, method.select, method.parametrisation, seed=run.seed, world=world)
     dictionary.measure_sites(sample.x, sample.target)
     normalised, _ = dictionary.normalise(sample.x)
     rules = [rule.begin(dictionary, normalised) for rule in method.rules]
-    return TrainState(
-        dictionary, make_optimiser(method, dictionary, run.lr_at(1)), rules, firing.empty(run.latents), torch.zeros(())
-    )
-
-
-def check_world(run: Run, world: World) -> None:
-    """Raise a ValueError where this run cannot be trained by these ranks together."""
-    ranks, method = world.rows.size, run.method
-    if run.batch % ranks:
-        raise ValueError(
-            f"batch={run.batch} cannot be dealt out to {ranks} ranks in equal parts; make it a multiple of {ranks}, or start "
-            "another number of ranks"
-        )
-    asks_text = [term for term in (resolved(t, 1, run.steps) for t in method.losses) if fits(term, OfBatch)]
-    if ranks > 1 and asks_text:
-        raise ValueError(
-            f"method {method.name!r} has the loss {type(asks_text[0]).__name__}, which asks the model about whole texts, and "
-            f"{ranks} ranks would each have a part of them; train it in one process"
-        )
-    if ranks > 1 and fits(method.select, BatchSelection) and not fits(method.select, SharedSelection):
-        raise ValueError(
-            f"{method.select} codes a batch together and does not say how {ranks} ranks do that; give it encode_shared "
-            "(overtone.selection.SharedSelection), or train it in one process"
-        )
-
-
-def part_of(batch: Batch, ranks: Axis) -> Batch:
-    """A rank's rows of a batch."""
-    if ranks.size == 1:
-        return batch
-    rows = ranks.part(len(batch.x))
-    x = batch.x[rows]
-    return Batch(x, x if batch.target is batch.x else batch.target[rows])
+    window, optimiser = firing.empty(len(dictionary.W_dec)), make_optimiser(method, dictionary, run.lr_at(1))
+    return TrainState(dictionary, optimiser, rules, window, torch.zeros(()))
 
 
 def step_once(run: Run, state: TrainState, batch: Batch) -> None:
@@ -283,20 +251,21 @@ def _record(
     window = state.window
     _refuse_divergence(run, state)
     loss = float(state.window_loss) / (int(window.rows) / len(batch.x))
+    ranks = state.dictionary.world.latents
     evaluated = accumulate(state.dictionary, batch.x[:EVALUATED_ROWS], batch.target[:EVALUATED_ROWS])
     record = Record(
         step=state.step,
         rows=state.step * len(batch.x),
         loss=loss,
-        l0=int(window.fired.sum()) / int(window.rows),
-        alive=float(window.alive.float().mean()),
+        l0=int(ranks.sum(window.fired.sum())) / int(window.rows),
+        alive=int(ranks.sum(window.alive.sum())) / run.latents,
         explained_variance=evaluated.explained_variance,
         lr=run.lr_at(state.step),
         seconds=seconds,
         rows_per_s=int(window.rows) / max(window_seconds, 1e-9),
         step_seconds=step_seconds,
     )
-    state.window, state.window_loss = firing.empty(run.latents), torch.zeros(())
+    state.window, state.window_loss = firing.empty(len(window.fired)), torch.zeros(())
     return record
 
 

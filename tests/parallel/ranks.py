@@ -13,6 +13,8 @@ from typing import Any
 
 MOST = 4
 SECONDS = 120
+# (ranks, ranks that the latents are split over)
+MESHES = [(2, 1), (3, 1), (4, 1), (2, 2), (3, 3), (4, 2)]
 
 
 class RankError(Exception):
@@ -26,12 +28,15 @@ class Ranks:
         self._ends: list[Connection] = []
         self._processes: list[Any] = []
 
-    def __call__(self, size: int, function: Callable[..., Any], *args: Any) -> list[Any]:
-        """What function(world, *args) returns on each of `size` ranks, which talk by gloo and find each other by a file."""
+    def __call__(self, size: int, function: Callable[..., Any], *args: Any, latents: int = 1) -> list[Any]:
+        """What function(world, *args) returns on each of `size` ranks, which talk by gloo and find each other by a file.
+
+        `latents`: over how many of them the latents are split.
+        """
         if not self._processes:
             self._start()
         for end in self._ends:
-            end.send_bytes(pickle.dumps((size, function, args)))
+            end.send_bytes(pickle.dumps((size, latents, function, args)))
         try:
             return [self._received(rank) for rank in range(MOST)][:size]
         except BaseException:
@@ -79,18 +84,18 @@ def _work(end: Connection, rank: int, place: str) -> None:
     import torch
     from torch import distributed
 
-    from overtone.parallel import World, world_of
+    from overtone.parallel import World, mesh
 
     torch.set_num_threads(1)
     store = distributed.FileStore(place, MOST)
     distributed.init_process_group("gloo", store=store, rank=rank, world_size=MOST, timeout=timedelta(seconds=SECONDS))
-    groups = {size: distributed.new_group(list(range(size))) for size in range(2, MOST + 1)}
+    worlds = {(size, latents): mesh(range(size), latents) for size, latents in MESHES}
     while True:
-        size, function, args = pickle.loads(end.recv_bytes())
+        size, latents, function, args = pickle.loads(end.recv_bytes())
         said = True, None
         if rank < size:
             try:
-                said = True, function(World() if size == 1 else world_of(groups[size]), *args)
+                said = True, function(World() if size == 1 else worlds[size, latents], *args)
             except BaseException:
                 said = False, traceback.format_exc()
         end.send_bytes(pickle.dumps(said))  # copies: a tensor sent as it is would be gone with its process

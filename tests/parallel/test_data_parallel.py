@@ -12,32 +12,22 @@ from torch import Tensor
 import overtone as ot
 from overtone.ops import Encoded
 from overtone.parallel import Axis, World
-from overtone.training import check_world
+from overtone.ranks import check_ranks
+from parallel.compared import same_codes, same_training
 from parallel.ranks import RankError, Ranks
-from parallel.work import METHODS, batch_topk, checked, coded, failing, resumed, run_of, trained
+from parallel.work import METHODS, batch_topk, checked, coded, failing, resumed, trained
 
 NAMES = list(METHODS)
 # Few latents: gradients are sent as matrices. Many latents and few rows: as entries.
 SIZES: dict[str, dict[str, Any]] = {"matrices": {}, "entries": {"latents": 200, "batch": 12}}
 
 
-def close(a: Tensor, b: Tensor) -> None:
-    if a.is_floating_point():
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-6)
-    else:
-        assert torch.equal(a, b)
-
-
 @pytest.mark.parametrize("size", SIZES)
 def test_two_ranks_train_what_one_process_does(size: str, ranks: Ranks):
-    alone, (first, second) = trained(World(), NAMES, SIZES[size]), ranks(2, trained, NAMES, SIZES[size])
+    alone, found = trained(World(), NAMES, SIZES[size]), ranks(2, trained, NAMES, SIZES[size])
     for name, one in alone.items():
-        mine, other = first[name], second[name]
-        assert mine.losses == pytest.approx(one.losses, rel=1e-6), name
-        for found, wanted in zip([mine.weights, *mine.rules], [one.weights, *one.rules], strict=True):
-            assert found.keys() == wanted.keys()
-            for key in wanted:
-                close(found[key], wanted[key])
+        mine, other = (rank[name] for rank in found)
+        same_training(mine, one, name)
         for ours, theirs in ((mine.weights, other.weights), (mine.moments, other.moments)):
             assert all(torch.equal(ours[key], theirs[key]) for key in ours), f"{name}: ranks have drifted apart"
 
@@ -46,13 +36,7 @@ def test_two_ranks_train_what_one_process_does(size: str, ranks: Ranks):
 def test_selections_and_frequencies_are_identical(size: str, ranks: Ranks):
     alone, parts = coded(World(), NAMES, SIZES[size]), ranks(2, coded, NAMES, SIZES[size])
     for name, one in alone.items():
-        mine = [part[name] for part in parts]
-        assert torch.equal(torch.cat([part.latents for part in mine]), one.latents), name
-        assert torch.equal(torch.cat([part.l0 for part in mine]), one.l0), name
-        close(torch.cat([part.values for part in mine]), one.values)
-        assert all(torch.equal(part.fired, one.fired) for part in mine), name
-        assert all(torch.equal(part.peak, mine[0].peak) for part in mine)
-        close(mine[0].peak, one.peak)
+        same_codes([part[name] for part in parts], one, name)
 
 
 def pre_activations(kind: str) -> Tensor:
@@ -122,10 +106,10 @@ def test_what_ranks_cannot_share_is_refused():
     with pytest.raises(
         ValueError, match="batch=48 cannot be dealt out to 5 ranks in equal parts; make it a multiple of 5"
     ):
-        check_world(run_of("topk"), world)
-    text = ot.Run(ot.end_to_end(ot.topk(3)), 20, batch=50)
+        check_ranks(ot.topk(3), 20, 48, world)
     with pytest.raises(ValueError, match=r"loss EndToEnd, which asks the model about whole texts, and 5 ranks"):
-        check_world(text, world)
+        check_ranks(ot.end_to_end(ot.topk(3)), 20, 50, world)
+    mine = ot.Method("mine", Together(), (ot.Reconstruction(),))
     with pytest.raises(ValueError, match=r"Together\(\) codes a batch together and does not say how 5 ranks do"):
-        check_world(ot.Run(ot.Method("mine", Together(), (ot.Reconstruction(),)), 20, batch=50), world)
-    check_world(text, World())
+        check_ranks(mine, 20, 50, world)
+    check_ranks(ot.end_to_end(ot.topk(3)), 20, 48, World())

@@ -11,8 +11,9 @@ import overtone as ot
 from overtone import ops
 from overtone.cli.rows import existing_runs, rows_of
 from overtone.methods import with_frequency_control
-from overtone.parallel import World
-from overtone.training import TrainState, part_of, start, step_once
+from overtone.parallel import Axis, World
+from overtone.ranks import part_of
+from overtone.training import TrainState, start, step_once
 from small_methods import SMALL
 
 D = 12
@@ -75,8 +76,11 @@ def started(run: ot.Run, stream: ot.ArrayStream, world: World) -> TrainState:
     return state
 
 
+OF_LATENTS = ("fired", "peak", "targets", "start", "resampled")
+
+
 class Trained(NamedTuple):
-    losses: list[float]
+    records: list[tuple[float, float, float, float]]
     weights: Weights
     moments: Weights
     rules: list[Weights]
@@ -90,20 +94,32 @@ def trained(world: World, names: list[str], changes: dict[str, Any]) -> dict[str
 def _trained(world: World, run: ot.Run) -> Trained:
     stream = stream_of(run)
     state = started(run, stream, world)
-    losses = [record.loss for record in ot.train(run, stream, state)]
-    return Trained(losses, state.dictionary.state_dict(), _moments(state), state.rules)
+    records = [(r.loss, r.l0, r.alive, r.explained_variance) for r in ot.train(run, stream, state)]
+    dictionary = state.dictionary
+    rules = [
+        {name: dictionary.whole(value) if name in OF_LATENTS else value for name, value in rule.items()}
+        for rule in state.rules
+    ]
+    return Trained(records, whole(dictionary, dictionary.state_dict()), _moments(state), rules)
+
+
+def whole(dictionary: ot.Dictionary, weights: Weights) -> Weights:
+    """Weights with the latents of all ranks."""
+    return {key: dictionary.whole(w) if key in dictionary.of_latents else w for key, w in weights.items()}
 
 
 def _moments(state: TrainState) -> Weights:
-    names = {id(p): name for name, p in state.dictionary.named_parameters()}
-    memory = state.optimiser.state.items()
-    return {f"{names[id(p)]}.{k}": v for p, values in memory for k, v in values.items() if v is not None}
+    found = {}
+    for name, parameter in state.dictionary.named_parameters():
+        for key, value in state.optimiser.state.get(parameter, {}).items():
+            split = name in state.dictionary.of_latents and key != "step"
+            found[f"{name}.{key}"] = state.dictionary.whole(value) if split else value
+    return found
 
 
 class Coded(NamedTuple):
-    values: Tensor
-    latents: Tensor
-    l0: Tensor
+    z: Tensor
+    alone: Tensor
     fired: Tensor
     peak: Tensor
 
@@ -118,21 +134,29 @@ def _coded(world: World, run: ot.Run) -> Coded:
     state = started(run, stream, World())
     for _ in range(3):
         step_once(run, state, next(stream))
-    dictionary = state.dictionary
-    dictionary.world = world
+    method, trained_alone = run.method, state.dictionary
+    dictionary = ot.Dictionary(stream.layout, run.latents, method.select, method.parametrisation, world=world)
+    parts = {k: dictionary.part(w) if k in dictionary.of_latents else w for k, w in trained_alone.state_dict().items()}
+    dictionary.load_state_dict(parts)
     part = part_of(next(stream), world.rows)
-    codes = dictionary.encode_batch(*dictionary.normalise(part.x))
-    sparse = codes.entries.sparse()
-    return Coded(sparse.values.detach(), sparse.latents, sparse.l0(), codes.seen.fired, codes.seen.peak)
+    normalised = dictionary.normalise(part.x)
+    codes, alone = dictionary.encode_batch(*normalised), dictionary.encode_normalised(*normalised)
+    z, z_alone = (dictionary.whole(c.z.detach().T.contiguous()).T for c in (codes, alone))
+    return Coded(z, z_alone, dictionary.whole(codes.seen.fired), dictionary.whole(codes.seen.peak))
 
 
 def batch_topk(world: World, pre: Tensor, k: int, implementation: str) -> tuple[Tensor, Tensor, Tensor]:
     """Rows, latents and codes of the k largest per row, on average, of given pre-activations; rows counted over all ranks."""
     module = {"cpu": ops.cpu, "reference": ops.reference}[implementation]
-    part = world.rows.part(len(pre))
-    x, eye = pre[part], torch.eye(pre.shape[1])
-    codes = module.encode_batch_topk(x, eye, torch.zeros(len(eye)), k, ranks=world.rows).codes
-    return codes.rows + part.start, codes.latents, codes.values
+    part, own = world.rows.part(len(pre)), world.latents.part(pre.shape[1])
+    x, eye = pre[part], torch.eye(pre.shape[1])[own]
+    codes = module.encode_batch_topk(x, eye, torch.zeros(len(eye)), k, world=world).codes
+    return codes.rows + part.start, codes.latents + own.start, codes.values
+
+
+def drawn(part: Axis, latents: int, d: int) -> Tensor:
+    """The atoms that a rank starts with."""
+    return ot.Dictionary(d, latents, seed=2, world=World(latents=part)).W_dec.detach()
 
 
 def resumed(world: World, path: str, name: str, stop_after: int | None) -> Weights | None:

@@ -35,9 +35,9 @@ console = Console() if sys.stdout.isatty() or "COLUMNS" in os.environ else Conso
 
 
 @contextmanager
-def together() -> Iterator[World]:
+def together(split_latents: int) -> Iterator[World]:
     """The processes that torchrun started, of which one prints."""
-    with connected() as world:
+    with connected(split_latents) as world:
         before, console.quiet = console.quiet, not world.first
         try:
             yield world

@@ -14,10 +14,11 @@ from overtone.data.source import FileSource
 from overtone.data.store import Store
 from overtone.metrics.reconstruction import evaluate
 from overtone.parallel import World, was_restarted
+from overtone.ranks import check_ranks
 from overtone.report.tables import metrics_table
 from overtone.runs import RunFolder, execute_together, timestamp
 from overtone.sites import transcoder
-from overtone.training import Run, check_world
+from overtone.training import Run
 from overtone.users_code import parts_named
 
 
@@ -50,6 +51,7 @@ def train(
     out: Path | None = None,
     resume: Path | None = None,
     parts: tuple[str, ...] = (),
+    split_latents: int = 1,
     json: Path | None = None,
 ) -> None:
     """Train a dictionary on a language model's activations, on a store of them, or on activations that you have in a file.
@@ -93,10 +95,11 @@ def train(
         out: run folder to create (default: runs/<date-time>).
         resume: run folder to go on with; all settings come from it.
         parts: (with --resume) your own Python files or modules that the method's parts are defined in.
+        split_latents: under torchrun, over how many ranks the latents are split; the others share the rows of a batch.
         json: write the results to this file.
     """
     given = locals()
-    with together() as world:
+    with together(split_latents) as world:
         if resume is None and out is not None and was_restarted() and holds_runs(out):
             resume, parts = out, tuple(places(method))  # the same command, after a rank had died
         elif resume is not None:
@@ -124,7 +127,7 @@ def train(
                             chosen = transcoder(chosen, skip=skip)
                         for width in latents or (expansion * max(widths[name] for name in group),):
                             run = Run(chosen, width, steps, batch, **schedule)
-                            check_world(run, world)
+                            check_ranks(chosen, width, batch, world)
                             name = f"{'+'.join(group)}-{spec.slug}-{width}".replace("/", "_").lstrip("-")
                             members.append(Member(name, run, group if crosscoder else group[0], wanted.target))
                 return [members[0]._replace(name="")] if len(members) == 1 else members
@@ -211,7 +214,7 @@ def check_sites(sites: tuple[str, ...], target: str | None, skip: bool, crosscod
 def refuse_with_resume(verb: Callable[..., None], given: dict[str, Any]) -> None:
     """A resumed run keeps its settings; an option that says otherwise is an error and not ignored."""
     for name, parameter in inspect.signature(verb).parameters.items():
-        if name not in ("resume", "parts", "json") and given[name] != parameter.default:
+        if name not in ("resume", "parts", "split_latents", "json") and given[name] != parameter.default:
             raise ValueError(
                 f"--{name.replace('_', '-')} {given[name]} together with --resume: a resumed run keeps all its settings; drop "
                 "this option, or start a new run without --resume"

@@ -21,7 +21,7 @@ from overtone.ops.error import HalfSquareError
 from overtone.ops.memory import release
 from overtone.ops.row_update import AdamStep, Rows, can_update_rows, update_rows
 from overtone.ops.shared import is_better_joined, join
-from overtone.parallel import ALONE, Axis
+from overtone.parallel import ALONE, Axis, World
 
 __all__ = [
     "AdamStep",
@@ -92,17 +92,24 @@ def encode_topk(
     k: int,
     *,
     centre: Float[Tensor, " d"] | None = None,
+    ranks: Axis = ALONE,
 ) -> Encoded:
     """Codes max(y, 0) of the k largest y = W_enc (x − centre) + b_enc of every row; zeros among them are no entries.
 
     Exact; of equal entries the lower latent wins. Gradients and invariances as in `encode_threshold`, but for ties.
 
+    Args:
+        x, W_enc, b_enc, centre: as in `encode_threshold`.
+        k: active latents per row.
+        ranks: who have the latents, in order; W_enc are this one's, and so are the codes.
+
     Raises:
         ValueError: k not in 1 … latents, or no rows.
     """
     _check_rows(x)
-    _check_k(k, W_enc)
-    return _implementation(x, W_enc, b_enc).encode_topk(x, W_enc, b_enc, k, centre=centre)
+    if ranks.size == 1:
+        _check_k(k, W_enc)
+    return _implementation(x, W_enc, b_enc).encode_topk(x, W_enc, b_enc, k, centre=centre, ranks=ranks)
 
 
 def encode_batch_topk(
@@ -112,7 +119,7 @@ def encode_batch_topk(
     k: int,
     *,
     centre: Float[Tensor, " d"] | None = None,
-    ranks: Axis = ALONE,
+    world: World | None = None,
 ) -> Encoded:
     """Codes max(y, 0) of the k · batch largest y = W_enc (x − centre) + b_enc of the whole batch (BatchTopK).
 
@@ -122,14 +129,18 @@ def encode_batch_topk(
     Args:
         x, W_enc, b_enc, centre: as in `encode_threshold`.
         k: mean number of active latents.
-        ranks: who have the rows of the batch, each as many, in order; x are this one's.
+        world: ranks that share the rows of the batch, each with as many, or the latents: x and W_enc are this one's, and so are
+            the codes. Of entries that are equal, that of the earlier rank wins.
 
     Raises:
         ValueError: k not in 1 … latents, or no rows.
     """
     _check_rows(x)
-    _check_k(k, W_enc)
-    return _cpu_or_reference(x, W_enc, b_enc).encode_batch_topk(x, W_enc, b_enc, k, centre=centre, ranks=ranks)
+    if world is None:
+        _check_k(k, W_enc)
+    return _cpu_or_reference(x, W_enc, b_enc).encode_batch_topk(
+        x, W_enc, b_enc, k, centre=centre, world=world or World()
+    )
 
 
 def encode_abs_topk(
@@ -139,18 +150,25 @@ def encode_abs_topk(
     k: int,
     *,
     centre: Float[Tensor, " d"] | None = None,
+    ranks: Axis = ALONE,
 ) -> Encoded:
     """Codes y of the k entries of every row that are largest in size |y|, of either sign (AbsTopK).
 
     Exact; of equal sizes the lower latent wins; zeros are no entries. A latent fires where it is active, and its peak is the
     largest |y|. Gradients and invariances as in `encode_topk`; −x has the codes −z where nothing shifts it.
 
+    Args:
+        x, W_enc, b_enc, centre: as in `encode_threshold`.
+        k: active latents per row.
+        ranks: who have the latents, in order; W_enc are this one's, and so are the codes.
+
     Raises:
         ValueError: k not in 1 … latents, or no rows.
     """
     _check_rows(x)
-    _check_k(k, W_enc)
-    return _cpu_or_reference(x, W_enc, b_enc).encode_abs_topk(x, W_enc, b_enc, k, centre=centre)
+    if ranks.size == 1:
+        _check_k(k, W_enc)
+    return _cpu_or_reference(x, W_enc, b_enc).encode_abs_topk(x, W_enc, b_enc, k, centre=centre, ranks=ranks)
 
 
 def encode_group_max(

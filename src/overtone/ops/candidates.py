@@ -16,7 +16,7 @@ from overtone.ops.memory import lend
 from overtone.ops.precision import fast_float32
 from overtone.ops.shared import among_largest
 from overtone.ops.transposed import Transposed
-from overtone.parallel import Axis
+from overtone.parallel import World
 
 # A piece of pre-activations stays in cache (8 MiB) unless that makes it so short that streaming the weights dominates.
 _PIECE, _PIECE_ROWS = 2**21, 256
@@ -192,21 +192,23 @@ def largest_entries(x: Tensor, W_enc: Tensor, b_enc: Tensor, rule: Rule) -> Entr
 
 
 @torch.no_grad()
-def largest_entries_of_ranks(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int, ranks: Axis) -> Entries:
-    """The active entries of this rank's rows, in their order: those among the k · batch largest of all ranks' rows.
+def largest_entries_of_ranks(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int, world: World) -> Entries:
+    """The active entries of this rank's rows and latents, in their order: those among the k · batch largest of all ranks'.
 
-    Every rank has k · rows entries that reach its own k · rows-th, so the wanted ones all reach the smallest of these. A rank
-    looks for some more of its entries than its share; where they do not go down so far, it looks again.
+    Every rank has an equal share of entries that reach its own smallest of them, so the wanted ones all reach the smallest of
+    these. A rank looks for some more of its entries than its share; where they do not go down so far, it looks again.
     """
-    share, wider = k * len(x), min(math.ceil(_SPARE * k), len(W_enc))
+    wanted, total = k * len(x) * world.rows.size, len(x) * len(W_enc)
+    share = -(-wanted // world.size)
+    wider = min(math.ceil(_SPARE * share / len(x)), len(W_enc))
     entries = largest_entries(x, W_enc, b_enc, LargestOfBatch(wider))
     values = entries.pre
     own = values.topk(share, sorted=False).values.amin() if len(values) >= share else values.new_zeros(())
-    floor = float(ranks.min(own))
-    if len(values) == wider * len(x) < len(W_enc) * len(x) and floor <= float(values.amin()):
+    floor = float(world.everyone.min(own))
+    if len(values) == wider * len(x) < total and floor <= float(values.amin()):
         rule = Above(float(np.nextafter(np.float32(floor), np.float32(0))))
         entries = active_entries(x, W_enc, b_enc, rule, screened_places(x, W_enc, b_enc, rule))
-    kept = among_largest(entries.pre, share * ranks.size, ranks)
+    kept = among_largest(entries.pre, wanted, world.everyone)
     return entries if kept.all() else entries.where(kept)
 
 

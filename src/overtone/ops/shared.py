@@ -1,7 +1,7 @@
 """What ranks that share the rows of a batch decide and add up together: the largest entries of all, sums over all entries."""
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from overtone.ops.deferred import EntrySum
@@ -27,6 +27,35 @@ def among_largest(values: Float[Tensor, " n"], room: int, axis: Axis) -> Bool[Te
     left = room - (everyone > kth).sum() - tied[: axis.rank].sum()
     own = values == kth
     return (values > kth) | (own & (own.cumsum(0) <= left))
+
+
+@torch.no_grad()
+def among_largest_of_rows(
+    values: Float[Tensor, " n"], rows: Int[Tensor, " n"], batch: int, k: int, axis: Axis
+) -> Bool[Tensor, " n"]:
+    """Which of the ranks' entries of the same rows are among the k largest of their row, all ranks' latents together.
+
+    Exact; of equal values that of the earlier rank, then the first wins: with latents dealt out in order, the lower latent's.
+
+    Args:
+        values: of entries in the order of rows, then of latents, at most k of a row.
+        rows: theirs.
+        batch: how many rows there are.
+        k: entries per row.
+        axis: ranks that each have some of the latents.
+    """
+    if axis.size == 1:
+        return torch.ones_like(values, dtype=torch.bool)
+    starts = torch.searchsorted(rows, torch.arange(batch, device=rows.device))
+    place = torch.arange(len(rows), device=rows.device) - starts[rows]
+    own = values.new_full((batch, k), -torch.inf)
+    own[rows, place] = values
+    everyone = axis.gather(own)
+    kth = everyone.transpose(0, 1).flatten(1).topk(k).values[:, -1:]
+    tied = own == kth
+    left = k - (everyone > kth).sum((0, 2)) - (everyone[: axis.rank] == kth).sum((0, 2))
+    kept = (own > kth) | (tied & (tied.cumsum(1) <= left[:, None]))
+    return kept[rows, place]
 
 
 def is_better_joined(one: EntrySum, ranks: Axis) -> bool:
