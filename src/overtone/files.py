@@ -123,7 +123,7 @@ def write_wholes(path: Path, tensors: Mapping[str, Whole]) -> None:
             file.write(len(words).to_bytes(8, "little") + words)
             for whole in tensors.values():
                 for piece in whole.pieces:
-                    file.write(piece.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+                    file.write(piece.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     except OSError as error:
         raise OSError(f"cannot write {path.parent}: {error}; free some space, or choose another place") from error
 

@@ -13,11 +13,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, distributed
 from torch.autograd import Function
-from torch.distributed import ProcessGroup, ReduceOp
+from torch.distributed import PrefixStore, ProcessGroup, ReduceOp
+from torch.distributed.rendezvous import rendezvous
 
 T = TypeVar("T")
-# One rank may harvest the rows while the others wait. A rank that dies is noticed at once, by its closed connections.
-TIMEOUT = timedelta(days=1)
+# A rank that dies is noticed at once, by its closed connections; one that hangs, after this long.
+TIMEOUT = timedelta(minutes=30)
+# Before the first step one rank may harvest the rows, while the others wait.
+LONGEST_WAIT = timedelta(days=30)
 
 
 @dataclass(frozen=True)
@@ -265,7 +268,10 @@ def connected(latents: int = 1, backend: str = "gloo") -> Iterator[World]:
     if size == 1:
         yield World()
         return
-    distributed.init_process_group(backend, timeout=TIMEOUT)
+    # torchrun's store outlives restarts, and a rank that asks it too early gets the address that another had before it died.
+    found, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
+    store = PrefixStore(f"attempt {restarts()}", found)
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     try:
         yield mesh(range(size), latents)
     finally:
@@ -274,7 +280,7 @@ def connected(latents: int = 1, backend: str = "gloo") -> Iterator[World]:
 
 def mesh(ranks: Sequence[int], latents: int = 1) -> World:
     """A world of some ranks of the default process group, neighbours sharing the rows; all processes have to ask for it."""
-    everyone = _axis(ranks)
+    everyone = _axis(ranks, LONGEST_WAIT)
     grid = torch.tensor(ranks).view(-1, latents).tolist()
     of_rows = [_axis(column) for column in zip(*grid, strict=True)]
     of_latents = [_axis(row) for row in grid]
@@ -285,15 +291,15 @@ def mesh(ranks: Sequence[int], latents: int = 1) -> World:
     return World(rows, of_latent, everyone)
 
 
-def _axis(ranks: Sequence[int]) -> Axis | None:
+def _axis(ranks: Sequence[int], timeout: timedelta = TIMEOUT) -> Axis | None:
     """These ranks, seen from this one; None: it is not among them."""
-    group = distributed.new_group(list(ranks), timeout=TIMEOUT) if len(ranks) > 1 else None
+    group = distributed.new_group(list(ranks), timeout=timeout) if len(ranks) > 1 else None
     own = distributed.get_rank()
     if own not in ranks:
         return None
     return Axis(list(ranks).index(own), len(ranks), group if isinstance(group, ProcessGroup) else None)
 
 
-def was_restarted() -> bool:
-    """Whether torchrun started this process again, after one of its ranks had died."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+def restarts() -> int:
+    """How often torchrun has started the ranks again, after one had died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))

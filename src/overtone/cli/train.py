@@ -13,7 +13,7 @@ from overtone.data.filling import HarvestPlan
 from overtone.data.source import FileSource
 from overtone.data.store import Store
 from overtone.metrics.reconstruction import evaluate
-from overtone.parallel import World, was_restarted
+from overtone.parallel import World, restarts
 from overtone.ranks import check_ranks
 from overtone.report.tables import metrics_table
 from overtone.runs import RunFolder, execute_together, timestamp
@@ -100,7 +100,7 @@ def train(
     """
     given = locals()
     with together(split_latents) as world:
-        if resume is None and out is not None and was_restarted() and holds_runs(out):
+        if resume is None and out is not None and restarts() and holds_runs(out):
             resume, parts = out, tuple(places(method))  # the same command, after a rank had died
         elif resume is not None:
             refuse_with_resume(train, given)
