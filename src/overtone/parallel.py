@@ -259,7 +259,7 @@ def connected(latents: int = 1, backend: str = "gloo") -> Iterator[World]:
         latents: over how many ranks the latents are split. The others share the rows: of 8 ranks, latents=2 makes 4 × 2.
         backend: torch.distributed's: what the tensors' device needs, "gloo" on CPUs.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size = launched()
     if latents < 1 or size % latents:
         raise ValueError(
             f"latents cannot be split over {latents} of {size} ranks; give a divisor of {size}, or start another number of ranks "
@@ -298,6 +298,11 @@ def _axis(ranks: Sequence[int], timeout: timedelta = TIMEOUT) -> Axis | None:
     if own not in ranks:
         return None
     return Axis(list(ranks).index(own), len(ranks), group if isinstance(group, ProcessGroup) else None)
+
+
+def launched() -> int:
+    """How many processes torchrun has started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def restarts() -> int:

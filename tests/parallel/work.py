@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 import overtone as ot
 from overtone import ops
@@ -175,6 +175,37 @@ def undisturbed(world: World, path: str) -> None:
     folders = existing_runs(Path(path))
     for _ in ot.execute(folders[0], rows_of(folders)[0].stream, world):
         pass
+
+
+def bytes_said(world: World, method: ot.Method, sizes: dict[str, Any]) -> dict[tuple[str, str], int]:
+    """Bytes of a step's messages, by axis and kind, and the L0 of that step."""
+    run = ot.Run(method, **sizes)
+    x = torch.randn(2048, 32, generator=torch.Generator().manual_seed(0))
+    stream = ot.ArrayStream(x, run.batch)
+    state = start(run, stream, world)
+    axes = {id(axis.group): name for name, axis in (("rows", world.rows), ("latents", world.latents))}
+    found: dict[tuple[str, str], int] = {}
+    real = distributed.all_reduce, distributed.all_gather
+
+    def add(tensor: Tensor, group: Any, kind: str) -> None:
+        key = axes.get(id(group), "everyone"), kind
+        found[key] = found.get(key, 0) + tensor.numel() * tensor.element_size()
+
+    def all_reduce(tensor: Tensor, *args: Any, group: Any = None, **options: Any) -> Any:
+        add(tensor, group, "sum")
+        return real[0](tensor, *args, group=group, **options)
+
+    def all_gather(parts: list[Tensor], tensor: Tensor, group: Any = None) -> Any:
+        add(tensor, group, "gather")
+        return real[1](parts, tensor, group=group)
+
+    distributed.all_reduce, distributed.all_gather = all_reduce, all_gather
+    try:
+        step_once(run, state, next(stream))
+    finally:
+        distributed.all_reduce, distributed.all_gather = real
+    l0 = world.latents.sum(state.window.fired.sum()) / state.window.rows
+    return found | {("l0", ""): float(l0)}
 
 
 def checked(world: World, numbers: list[float]) -> str | None:
