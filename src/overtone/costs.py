@@ -9,6 +9,7 @@ import resource
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -89,7 +90,7 @@ class Message(NamedTuple):
 
     Attributes:
         what: it is.
-        axis: "rows" or "latents".
+        axis: "rows", "latents" or "everyone": who.
         kind: "sum" – all get the sum; "gather" – all get all.
         bytes: of one rank's part.
     """
@@ -159,20 +160,24 @@ def messages(run: Run, layout: Layout, rows: int, latents: int, l0: float) -> li
     """
     share, said = Share.of(run, rows, latents), []
     if rows > 1:
-        said += _of_rows(run, layout, share, l0 / latents)
+        said += _of_rows(run, layout, share, l0 / latents, latents)
     if latents > 1:
         said += _of_latents(run, layout, share)
     if isinstance(run.method.select, BatchTopK) and rows * latents > 1:
         wanted = -(-run.method.select.k * share.batch // (rows * latents))
-        axis = "rows" if latents == 1 else "latents"
-        said += [Message("candidates of the batch", axis, "gather", round(1.15 * wanted) * FLOAT)]
+        said += [Message("candidates of the batch", "everyone", "gather", round(1.15 * wanted) * FLOAT)]
     return said
 
 
-def _of_rows(run: Run, layout: Layout, share: Share, l0: float) -> list[Message]:
+def ranks_of(rows: int, latents: int) -> dict[str, int]:
+    """How many ranks an axis of messages has."""
+    return {"rows": rows, "latents": latents, "everyone": rows * latents}
+
+
+def _of_rows(run: Run, layout: Layout, share: Share, l0: float, latents: int) -> list[Message]:
     """Statistics, and gradients: as entries where these are less to send than matrices."""
     tied = run.method.parametrisation.tied and layout.onto_itself
-    groups = _groups(run.method, run.latents)
+    groups = _most_groups(_groups(run.method, run.latents), run.latents, latents)
     sums = {"W_dec": [(groups, layout.d_out)]}
     if tied:
         sums["W_dec"].append((1, layout.d))
@@ -204,7 +209,7 @@ _DENSE = ("L1", "Lp", "Tanh", "PreActivation", "GateL1", "Orthogonality", "Ancho
 
 def _of_latents(run: Run, layout: Layout, share: Share) -> list[Message]:
     """Parts of reconstructions, and of what selections compare."""
-    method, groups = run.method, _groups(run.method, run.latents)
+    method, groups = run.method, len(_groups(run.method, run.latents))
     said = [Message("reconstructions", "latents", "sum", FLOAT * groups * share.rows * layout.d_out)]
     if method.parametrisation.centre == "trained" and layout.onto_itself:
         said.append(Message("gradient of the centre", "latents", "sum", FLOAT * layout.d))
@@ -217,15 +222,22 @@ def _terms(method: Method) -> list[object]:
     return [resolved(term, 1, 1) for term in method.losses]
 
 
-def _groups(method: Method, latents: int) -> int:
-    """Reconstructions of every row that the losses look at."""
-    found = [1]
+def _groups(method: Method, latents: int) -> list[int]:
+    """Sizes of the groups of latents whose reconstructions the losses look at one by one."""
+    found = [[latents]]
     for term in _terms(method):
         if isinstance(term, RarestFirst):
-            found.append(len(term.stages(latents)))
+            found.append(term.stages(latents))
         elif isinstance(term, Matryoshka | SampledMatryoshka | RareSuffixes):
-            found.append(len(term.sizes(latents)))
-    return max(found)
+            found.append(term.sizes(latents))
+    return max(found, key=len)
+
+
+def _most_groups(sizes: list[int], latents: int, ranks: int) -> int:
+    """How many of these groups the rank with the most has latents of."""
+    ends = [0, *accumulate(sizes)]
+    parts = [Axis(rank, ranks).part(latents) for rank in range(ranks)]
+    return max(sum(a < part.stop and b > part.start for a, b in pairwise(ends)) for part in parts)
 
 
 def _by_rows(run: Run, layout: Layout) -> bool:
@@ -242,7 +254,7 @@ def memory(run: Run, layout: Layout, rows: int, latents: int, l0: float) -> dict
     tied = method.parametrisation.tied and layout.onto_itself
     matrices = FLOAT * share.latents * (layout.d_out + (0 if tied else layout.d))
     said = [message for message in messages(run, layout, rows, latents, l0) if message.axis == "rows"]
-    sparse, groups = _by_rows(run, layout), _groups(method, run.latents)
+    sparse, groups = _by_rows(run, layout), len(_groups(method, run.latents))
     gradients = sum(m.bytes for m in said if m.what.startswith("gradient of")) if rows > 1 or not sparse else 0
     joined = rows * sum(m.bytes for m in said if m.what.startswith("entries"))
     wide = layout.d + layout.d_out
@@ -341,7 +353,7 @@ def forecast(
             raise ValueError(
                 f"a mesh of {rows} × {latents} ranks talks, and link is missing; give what `measure_link` found"
             )
-        sizes = {"rows": rows, "latents": latents}
+        sizes = ranks_of(rows, latents)
         seconds["messages"] = sum(link.seconds(message, sizes[message.axis]) for message in said)
     step, start = memory(run, layout, rows, latents, speed.l0), memory_at_start(run, layout, latents)
     more = max(0, start - sum(step.values()))

@@ -28,17 +28,19 @@ class Ranks:
         self._ends: list[Connection] = []
         self._processes: list[Any] = []
 
-    def __call__(self, size: int, function: Callable[..., Any], *args: Any, latents: int = 1) -> list[Any]:
+    def __call__(
+        self, size: int, function: Callable[..., Any], *args: Any, latents: int = 1, seconds: float = SECONDS
+    ) -> list[Any]:
         """What function(world, *args) returns on each of `size` ranks, which talk by gloo and find each other by a file.
 
-        `latents`: over how many of them the latents are split.
+        `latents`: over how many of them the latents are split; `seconds`: without a word, after which one hangs.
         """
         if not self._processes:
             self._start()
         for end in self._ends:
             end.send_bytes(pickle.dumps((size, latents, function, args)))
         try:
-            return [self._received(rank) for rank in range(MOST)][:size]
+            return [self._received(rank, seconds) for rank in range(MOST)][:size]
         except BaseException:
             self.stop()  # whoever is left may wait for another in vain
             raise
@@ -56,9 +58,9 @@ class Ranks:
             self._ends.append(here)
             self._processes.append(process)
 
-    def _received(self, rank: int) -> Any:
-        if not wait([self._ends[rank]], SECONDS):
-            raise TimeoutError(f"rank {rank} said nothing for {SECONDS} s: it hangs, most likely in a collective")
+    def _received(self, rank: int, seconds: float) -> Any:
+        if not wait([self._ends[rank]], seconds):
+            raise TimeoutError(f"rank {rank} said nothing for {seconds} s: it hangs, most likely in a collective")
         try:
             worked, result = pickle.loads(self._ends[rank].recv_bytes())
         except EOFError as error:

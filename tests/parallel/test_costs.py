@@ -1,6 +1,7 @@
 """What a step will take against what it takes: messages are counted here; times and memory are in docs/log.md."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,11 @@ from parallel.work import bytes_said
 
 SIZES = {"latents": 2048, "batch": 64}
 METHODS = {
-    "tied, joined": (ot.gba_paper(l0=8, interval=1), SIZES),
-    "staged": (ot.gba(l0=8), SIZES),
+    "tied, joined": (ot.gba(l0=8), SIZES),
     "untied, joined": (ot.topk(8), SIZES),
     "matrices": (ot.topk(8), {"latents": 96, "batch": 512}),
     "nested, of the batch": (ot.matryoshka(8), SIZES),
-    "penalised": (ot.tanh_jumprelu(start=0.4, bandwidth=0.05, pre_activation=0), SIZES),
+    "penalised": (replace(ot.topk(8), losses=(ot.Reconstruction(), ot.L1(0.01))), SIZES),
 }
 MESHES = {"rows": (2, 1), "latents": (1, 2), "both": (2, 2)}
 
@@ -26,7 +26,7 @@ MESHES = {"rows": (2, 1), "latents": (1, 2), "both": (2, 2)}
 @pytest.mark.parametrize("mesh", MESHES)
 @pytest.mark.parametrize("name", METHODS)
 def test_ranks_say_as_much_as_is_planned(name: str, mesh: str, ranks: Ranks):
-    """Numbers of a few bytes, and which parts have what to send, are left out of the plan: hundreds of bytes."""
+    """But for messages of a few numbers; how many entries the rank with the most has, and candidates of a batch, is chance."""
     method, sizes = METHODS[name]
     rows, latents = MESHES[mesh]
     said = ranks(rows * latents, bytes_said, method, sizes, latents=latents)[0]
@@ -35,8 +35,8 @@ def test_ranks_say_as_much_as_is_planned(name: str, mesh: str, ranks: Ranks):
         key = message.axis, message.kind
         planned[key] = planned.get(key, 0) + message.bytes
     for axis, kind in said.keys() | planned.keys():
-        if axis != "everyone":
-            assert planned.get((axis, kind), 0) == pytest.approx(said.get((axis, kind), 0), rel=0.03, abs=700)
+        close = {"sum": 0.01, "gather": 0.15}[kind]
+        assert planned.get((axis, kind), 0) == pytest.approx(said.get((axis, kind), 0), rel=close, abs=250)
 
 
 def test_a_ring_sends_a_sum_twice_and_what_all_know_to_all():

@@ -18,7 +18,7 @@ import overtone as ot
 from parallel.ranks import Ranks
 from parallel.work import made_rows, undisturbed
 
-SECONDS = 240
+SECONDS = 400
 
 
 class Torchrun:
@@ -90,7 +90,7 @@ def same_as_undisturbed(run: Path, size: int, folder: Path, ranks: Ranks) -> Non
     """The finished run against one with the same configuration that nothing happened to, bit for bit."""
     (folder / "calm").mkdir()
     shutil.copy(run / "config.json", folder / "calm" / "config.json")
-    ranks(size, undisturbed, str(folder / "calm"))
+    ranks(size, undisturbed, str(folder / "calm"), seconds=900)
     weights = [load_file(path / "dictionary" / "dictionary.safetensors") for path in (run, folder / "calm")]
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
@@ -120,7 +120,7 @@ def test_a_killed_rank_changes_nothing(ranks: Ranks, tmp_path: Path):
 def test_ten_kills_at_random_moments_change_nothing(size: int, ranks: Ranks, tmp_path: Path):
     """While ranks start, train, write checkpoints."""
     chance, kills = random.Random(size), 0
-    running = Torchrun(size, tmp_path, *OPTIONS, "--steps", "6000", "--checkpoint-every", "25", restarts=12)
+    running = Torchrun(size, tmp_path, *OPTIONS, "--steps", "4000", "--checkpoint-every", "25", restarts=12)
     try:
         while kills < 10:
             if chance.random() < 0.3:

@@ -12,7 +12,7 @@ from torch import distributed
 
 from overtone.catalogue import parse
 from overtone.cli.common import console, together, write_json
-from overtone.costs import Forecast, Link, calibrate, forecast, measure_link, resident
+from overtone.costs import Forecast, Link, calibrate, forecast, measure_link, ranks_of, resident
 from overtone.layout import Block, Layout
 from overtone.parallel import Axis, World, launched, mesh
 from overtone.ranks import check_ranks
@@ -128,7 +128,7 @@ def show(run: Run, found: Forecast, rows: int, latents: int, link: Link | None, 
         f"Most of it: {found.bottleneck}"
     )
     if link is not None:
-        sizes = {"rows": rows, "latents": latents}
+        sizes = ranks_of(rows, latents)
         sent = sum(message.sent(sizes[message.axis]) for message in found.messages)
         console.print(
             f"A rank sends {sent / 2**20:,.1f} MiB a step, at {link.bandwidth / 2**20:,.0f} MiB/s and "
