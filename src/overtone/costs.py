@@ -26,6 +26,7 @@ from overtone.parallel import Axis, World
 from overtone.ranks import check_ranks
 from overtone.schedules import resolved
 from overtone.selection import AbsTopK, BatchTopK, TopK
+from overtone.steering import LATENTS_PER_BLOCK, BiasAdaptation
 from overtone.training import SAMPLE_ROWS, Run, begin, step_once
 
 FLOAT = 4  # bytes
@@ -277,12 +278,22 @@ def memory_at_start(run: Run, layout: Layout, latents: int) -> int:
     share = Share.of(run, 1, latents)
     tied = run.method.parametrisation.tied and layout.onto_itself
     matrices = FLOAT * share.latents * (layout.d_out + (0 if tied else layout.d))
-    sample = max(SAMPLE_ROWS, run.batch) * FLOAT * 4 * layout.d
-    return matrices + max(2 * FLOAT * share.latents * layout.d, sample + 3 * FLOAT * 512 * SAMPLE_ROWS)
+    sample = FLOAT * max(SAMPLE_ROWS, run.batch) * layout.d
+    rules = [getattr(rule, "adaptation", rule) for rule in run.method.rules]
+    if any(isinstance(rule, BiasAdaptation) and rule.start == "quantile" for rule in rules):
+        # Rows as columns, and a block of latents' projections on all of them, sorted.
+        return matrices + round(5.5 * sample) + 4 * FLOAT * LATENTS_PER_BLOCK * SAMPLE_ROWS
+    return matrices + max(2 * FLOAT * share.latents * layout.d, 3 * sample)
+
+
+def program(method: Method, layout: Layout) -> int:
+    """Bytes that the program itself takes: what this process holds once it has done a tiny step."""
+    _seconds_of_step(method, Layout.of(16) if layout.onto_itself else layout, 32, CALIBRATED[0][1])
+    return resident()
 
 
 def resident() -> int:
-    """Bytes that this process holds now: what the program itself takes."""
+    """Bytes that this process holds now."""
     statistics = Path("/proc/self/statm")
     if statistics.exists():
         return int(statistics.read_text().split()[1]) * resource.getpagesize()
@@ -340,7 +351,7 @@ def forecast(
         speed: of steps of its method, from `calibrate`.
         rows, latents: ranks that share them.
         link: the ranks' connection; may be left out for one rank.
-        program: bytes that the program itself takes (`resident`).
+        program: bytes that the program itself takes, from the function of that name.
 
     Raises:
         ValueError: these ranks cannot train that together, or their connection is missing.

@@ -12,7 +12,7 @@ from torch import distributed
 
 from overtone.catalogue import parse
 from overtone.cli.common import console, together, write_json
-from overtone.costs import Forecast, Link, calibrate, forecast, measure_link, ranks_of, resident
+from overtone.costs import Forecast, Link, calibrate, forecast, measure_link, program, ranks_of
 from overtone.layout import Block, Layout
 from overtone.parallel import Axis, World, launched, mesh
 from overtone.ranks import check_ranks
@@ -73,10 +73,10 @@ def plan(
             raise ValueError(f"--split-latents {split_latents} does not divide {size} ranks; give a divisor of {size}")
         of_rows = size // split_latents
         check_ranks(chosen, latents, batch, World(Axis(0, of_rows), Axis(0, split_latents), Axis(0, size)))
-        program = resident()
+        held = program(chosen, layout)
         link = link_of(world, size, latency_us, gbit)
         found = forecast(
-            run, layout, calibrate(chosen, layout), rows=of_rows, latents=split_latents, link=link, program=program
+            run, layout, calibrate(chosen, layout), rows=of_rows, latents=split_latents, link=link, program=held
         )
         if world.first:
             show(run, found, of_rows, split_latents, link, memory_gib)
