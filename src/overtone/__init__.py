@@ -78,6 +78,7 @@ from overtone.metrics.truth import TruthScores, score_against
 from overtone.model_loss import EndToEnd
 from overtone.organisms.named import markov_organism, regression_organism
 from overtone.organisms.organism import Organism
+from overtone.parallel import World, connected
 from overtone.parametrisation import Parametrisation
 from overtone.penalties import L0, L1, GateL1, GateReconstruction, Lp, PreActivation, Tanh
 from overtone.revival import CountIdle, DeadResampling, SurplusResampling
@@ -100,8 +101,10 @@ from overtone.selection import (
     GroupMax,
     JumpReLU,
     MatchingPursuit,
+    RankedSelection,
     ReLU,
     Selection,
+    SharedSelection,
     SmoothReLU,
     Threshold,
     TopK,
@@ -169,6 +172,7 @@ __all__ = [
     "Parametrisation",
     "PreActivation",
     "Ramp",
+    "RankedSelection",
     "RareSuffixes",
     "RarestFirst",
     "ReLU",
@@ -183,6 +187,7 @@ __all__ = [
     "SampledMatryoshka",
     "Selection",
     "SharedRows",
+    "SharedSelection",
     "SiteMixture",
     "SmoothReLU",
     "SparseMixture",
@@ -206,12 +211,14 @@ __all__ = [
     "Weight",
     "WeightedSelection",
     "WhitenedEncoder",
+    "World",
     "__version__",
     "abs_topk",
     "adapt_bias",
     "anchored",
     "ba",
     "batch_topk",
+    "connected",
     "consistency",
     "decayed",
     "end_to_end",

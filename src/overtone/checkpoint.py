@@ -13,9 +13,10 @@ from torch import Tensor
 from overtone import config
 from overtone.data.stream import Batch, Stream
 from overtone.dictionary import Dictionary
-from overtone.files import create_folder, write_tensors
+from overtone.files import Whole, create_folder, in_file_order, write_tensors, write_wholes
 from overtone.firing import FiringStats
 from overtone.layout import Layout
+from overtone.parallel import World
 from overtone.parametrisation import Parametrisation
 from overtone.selection import Selection
 from overtone.training import Run, TrainState, begin
@@ -27,6 +28,10 @@ LARGEST_DESCRIPTION = 16 * 2**20  # bytes; descriptions have a few thousand
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)  # what weights may be
 # What a description of other things than it should be makes of the code that reads it.
 MISREAD = (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError, RecursionError)
+
+
+# What rules and windows keep of every latent.
+_OF_LATENTS = ("fired", "peak", "targets", "start", "resampled")
 
 
 class CheckpointError(ValueError):
@@ -47,9 +52,49 @@ def save(dictionary: Dictionary, path: str | Path, info: dict[str, Any] | None =
     create_folder(path, lambda folder: _write_dictionary(dictionary, folder, info or {}))
 
 
+def give(dictionary: Dictionary) -> None:
+    """What a rank does while the first one `save`s a dictionary: hand it this one's latents, where it has not all."""
+    _write_wholes(dictionary, dictionary.state_dict(), None)
+
+
 def _write_dictionary(dictionary: Dictionary, folder: Path, info: dict[str, Any]) -> None:
-    write_tensors(folder / WEIGHTS, dictionary.state_dict())
+    _write_wholes(dictionary, dictionary.state_dict(), folder / WEIGHTS)
     (folder / CONFIG).write_text(json.dumps(describe(dictionary, info), indent=2) + "\n")
+
+
+def _write_wholes(dictionary: Dictionary, tensors: dict[str, Tensor], path: Path | None) -> None:
+    """Write tensors of which each rank has its latents' part, holding one part of another rank at a time; None: give them."""
+    ranks, sizes = dictionary.world.latents, dictionary.world.latents.parts(dictionary.latents)
+    if ranks.size == 1:
+        if path is not None:
+            write_tensors(path, tensors)
+        return
+    if dictionary.world.rows.rank > 0:
+        return
+    wholes = {}
+    for name in in_file_order(tensors):
+        local = tensors[name]
+        if _is_of_latents(name, dictionary):
+            wholes[name] = Whole((dictionary.latents, *local.shape[1:]), local.dtype, ranks.to_first(local, sizes))
+        else:
+            wholes[name] = Whole(tuple(local.shape), local.dtype, iter([local]))
+    if path is not None:
+        write_wholes(path, wholes)
+        return
+    for whole in wholes.values():
+        for _ in whole.pieces:
+            pass
+
+
+def _is_of_latents(name: str, dictionary: Dictionary) -> bool:
+    """Whether a tensor of a checkpoint, or a weight, has a row per latent."""
+    kind, _, rest = name.partition(".")
+    if kind == "optimiser":
+        weight, _, key = rest.partition(".")
+        return weight in dictionary.of_latents and key != "step"
+    if kind in ("rule", "window"):
+        return rest.rpartition(".")[2] in _OF_LATENTS
+    return name in dictionary.of_latents
 
 
 def describe(dictionary: Dictionary, info: dict[str, Any]) -> dict[str, Any]:
@@ -176,11 +221,8 @@ def save_state(run: Run, state: TrainState, stream: Stream, run_folder: Path, *,
     """Checkpoint everything that training carries, then drop all but the `keep` newest."""
     path = run_folder / "checkpoints" / f"{state.step:09d}"
     if path.exists():
+        give_state(state)
         return
-    weights = {id(p): name for name, p in state.dictionary.named_parameters()}
-    tensors = _state_tensors(state)
-    for parameter, values in state.optimiser.state.items():
-        tensors |= {f"optimiser.{weights[id(parameter)]}.{k}": v for k, v in values.items() if v is not None}
     description = {
         "format": "overtone-state",
         "version": FORMAT,
@@ -190,7 +232,7 @@ def save_state(run: Run, state: TrainState, stream: Stream, run_folder: Path, *,
     }
 
     def write(folder: Path) -> None:
-        write_tensors(folder / STATE, tensors)
+        _write_wholes(state.dictionary, _all_tensors(state), folder / STATE)
         (folder / STATE_CONFIG).write_text(json.dumps(description, indent=2) + "\n")
         _write_dictionary(state.dictionary, folder, {"step": state.step})
 
@@ -201,16 +243,27 @@ def save_state(run: Run, state: TrainState, stream: Stream, run_folder: Path, *,
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def load_state(run: Run, stream: Stream, checkpoint: Path) -> TrainState:
-    """The state at a checkpoint; the stream is put where it was. Training on equals never having stopped, bit for bit."""
+def give_state(state: TrainState) -> None:
+    """What a rank does while the first one saves the state: as `give`."""
+    _write_wholes(state.dictionary, _all_tensors(state), None)
+    give(state.dictionary)
+
+
+def load_state(run: Run, stream: Stream, checkpoint: Path, world: World | None = None) -> TrainState:
+    """The state at a checkpoint; the stream is put where it was. Training on equals never having stopped, bit for bit.
+
+    A checkpoint is the same whatever the number of ranks that wrote it; `world` may have another, each of
+    which reads its latents' part.
+    """
     description = _read_state(checkpoint)
     if description["run"] != config.to_json(run):
         raise CheckpointError(
             f"{checkpoint} belongs to a run with other settings; resume with the run's own configuration"
         )
-    tensors = read_tensors(checkpoint / STATE)
     layout = stream.layout
-    state = begin(run, layout, Batch(torch.ones(2, layout.d), torch.ones(2, layout.d_out)))  # replaced below
+    ones = Batch(torch.ones(2, layout.d), torch.ones(2, layout.d_out))
+    state = begin(run, layout, ones, world)  # replaced below
+    tensors = read_tensors(checkpoint / STATE, state.dictionary)
     expected = _state_tensors(state) | _optimiser_tensors(run, state.dictionary)
     wrong = sorted(n for n in expected.keys() | tensors.keys() if _shape(expected, n) != _shape(tensors, n))
     if wrong:
@@ -218,7 +271,8 @@ def load_state(run: Run, stream: Stream, checkpoint: Path) -> TrainState:
             f"{checkpoint / STATE}: {wrong[0]} is {_shape(tensors, wrong[0])}, expected {_shape(expected, wrong[0])}; "
             "the state is incomplete or of another run"
         )
-    load_into(state.dictionary, read_tensors(checkpoint / WEIGHTS), checkpoint / WEIGHTS)
+    weights = read_tensors(checkpoint / WEIGHTS, state.dictionary)
+    load_into(state.dictionary, weights, checkpoint / WEIGHTS)
     for name, parameter in state.dictionary.named_parameters():
         values = _under(tensors, f"optimiser.{name}.")
         if values:
@@ -249,6 +303,15 @@ def _state_tensors(state: TrainState) -> dict[str, Tensor]:
     tensors |= {f"window.{k}": v for k, v in state.window._asdict().items()}
     for i, rule in enumerate(state.rules):
         tensors |= {f"rule.{i}.{k}": v for k, v in rule.items()}
+    return tensors
+
+
+def _all_tensors(state: TrainState) -> dict[str, Tensor]:
+    """All tensors of a state but the weights."""
+    weights = {id(p): name for name, p in state.dictionary.named_parameters()}
+    tensors = _state_tensors(state)
+    for parameter, values in state.optimiser.state.items():
+        tensors |= {f"optimiser.{weights[id(parameter)]}.{k}": v for k, v in values.items() if v is not None}
     return tensors
 
 
@@ -301,11 +364,16 @@ def read_note(path: Path) -> dict[str, str]:
         return file.metadata() or {}
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file."""
+def read_tensors(path: Path, dictionary: Dictionary | None = None) -> dict[str, Tensor]:
+    """All tensors of a safetensors file; for a dictionary that has some of the latents, these latents' part."""
+    split = dictionary is not None and dictionary.world.latents.size > 1
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 – not a mapping
+            names = list(file.keys())
+            if dictionary is None or not split:
+                return {name: file.get_tensor(name) for name in names}
+            of_own = {name for name in names if _is_of_latents(name, dictionary)}
+            return {n: file.get_slice(n)[dictionary.own] if n in of_own else file.get_tensor(n) for n in names}
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing: the folder is incomplete") from error
     except (SafetensorError, *MISREAD) as error:

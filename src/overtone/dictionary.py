@@ -1,6 +1,8 @@
 """The dictionary: pre-activations, codes and reconstructions. Atoms are rows of `W_dec`."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import torch
@@ -11,10 +13,18 @@ from overtone import firing, ops
 from overtone.firing import FiringStats
 from overtone.layout import Layout, columns, typical_norms
 from overtone.ops import AnyCodes, DenseCodes, Encoded
+from overtone.parallel import World
 from overtone.parametrisation import Parametrisation
 from overtone.protocols import fits
 from overtone.seeds import generator
-from overtone.selection import BatchSelection, JumpReLU, Selection, WeightedSelection
+from overtone.selection import (
+    BatchSelection,
+    JumpReLU,
+    RankedSelection,
+    Selection,
+    SharedSelection,
+    WeightedSelection,
+)
 
 
 class Codes(NamedTuple):
@@ -68,6 +78,10 @@ class Dictionary(nn.Module):
         select: selection rule φ (overtone.selection).
         parametrisation: which weights exist and how inputs are normalised.
         seed: seed of the initial atoms, i.i.d. uniform on the unit sphere.
+        world: the processes that train it together; None: this one alone.
+
+    `world` says with which other processes it is being trained (overtone.parallel): where they share the latents, whatever has a
+    row or number per latent is this rank's part of it, `own`, alone. It is no part of what is saved.
 
     Invariances: permuting latents permutes codes and leaves reconstructions alone; with row-normalised input, scaling a
     row scales its reconstruction.
@@ -90,8 +104,10 @@ class Dictionary(nn.Module):
         parametrisation: Parametrisation | None = None,
         *,
         seed: int = 0,
+        world: World | None = None,
     ):
         super().__init__()
+        self.world = world = world or World()
         if latents < 1 or (not isinstance(d, Layout) and d < 1):
             raise ValueError(f"d={d} and latents={latents} must both be at least 1")
         k = getattr(select, "k", None)
@@ -101,23 +117,32 @@ class Dictionary(nn.Module):
         self.d, self.d_out, self.latents = layout.d, layout.d_out, latents
         self.select: Selection = select or JumpReLU()
         self.parametrisation = p = parametrisation or Parametrisation()
-        self.W_dec = nn.Parameter(_unit_rows(latents, self.d_out, seed, "atoms"))
+        if latents < world.latents.size:
+            raise ValueError(
+                f"latents={latents} cannot be split over {world.latents.size} ranks; widen the dictionary, or split it over fewer"
+            )
+        self.own = own_latents = world.latents.part(latents)
+        here = own_latents.stop - own_latents.start
+        self.W_dec = nn.Parameter(_unit_rows(latents, self.d_out, seed, "atoms", own_latents))
         if layout.onto_itself and not p.tied:
             self.W_enc = nn.Parameter(self.W_dec.detach().clone())
-        self.b_enc = nn.Parameter(torch.zeros(latents), requires_grad=p.bias == "trained")
+        self.b_enc = nn.Parameter(torch.zeros(here), requires_grad=p.bias == "trained")
         self.b_dec = nn.Parameter(torch.zeros(self.d_out), requires_grad=p.centre != "fixed")
         self._add_sites(seed)
-        self.scale = nn.Parameter(torch.ones(latents)) if p.scale else None
+        self.scale = nn.Parameter(torch.ones(here)) if p.scale else None
         if p.counts_idle:
-            self.idle = nn.Parameter(torch.zeros(latents, dtype=torch.int64), requires_grad=False)
+            self.idle = nn.Parameter(torch.zeros(here, dtype=torch.int64), requires_grad=False)
         own = self.select.weights(latents, self.d) if isinstance(self.select, WeightedSelection) else {}
         for name, weight in own.items():
             if hasattr(self, name):
                 raise ValueError(
                     f"{self.select} calls a weight {name!r}, which every dictionary has; give it another name"
                 )
-            setattr(self, name, nn.Parameter(weight.start, requires_grad=weight.trained))
+            start = weight.start[own_latents] if weight.start.shape[:1] == (latents,) else weight.start
+            setattr(self, name, nn.Parameter(start.clone(), requires_grad=weight.trained))
         self.own_weights = tuple(own)
+        of_latents = {name for name, weight in own.items() if weight.start.shape[:1] == (latents,)}
+        self.of_latents = frozenset({"W_dec", "W_enc", "b_enc", "scale", "idle"} | of_latents)
 
     def _add_sites(self, seed: int) -> None:
         """What reading one site and reconstructing another, or several at once, takes besides."""
@@ -140,7 +165,7 @@ class Dictionary(nn.Module):
                 "different spaces. Use overtone.transcoder(method), the untied form of any method"
             )
         self.register_buffer("write_scale", torch.ones(len(layout.reconstructs)) if scaled else None)
-        self.W_enc = nn.Parameter(_unit_rows(self.latents, self.d, seed, "encoder rows"))
+        self.W_enc = nn.Parameter(_unit_rows(self.latents, self.d, seed, "encoder rows", self.own))
         if p.skip:
             self.W_skip = nn.Parameter(torch.zeros(self.d_out, self.d))
 
@@ -212,17 +237,33 @@ class Dictionary(nn.Module):
 
     def encode_normalised(self, x: Float[Tensor, "*batch d"], norm: Float[Tensor, "*batch 1"]) -> Codes:
         """Codes of rows that `normalise` has already scaled; each row is coded alone."""
-        return self._codes(self.select.encode, x, norm)
+        return self._codes(self._alone(), x, norm)
+
+    def _alone(self) -> Callable[..., Encoded]:
+        if fits(self.select, RankedSelection):
+            return partial(self.select.encode_among, ranks=self.world.latents)
+        return self.select.encode
 
     def encode_batch(self, x: Float[Tensor, "batch d"], norm: Float[Tensor, "batch 1"]) -> Codes:
-        """`encode_normalised` for training: a selection that codes a batch otherwise than rows alone does so here."""
-        encode = self.select.encode_batch if fits(self.select, BatchSelection) else self.select.encode
-        return self._codes(encode, x, norm)._replace(x=x)
+        """`encode_normalised` for training: a selection that codes a batch otherwise than rows alone does so here.
+
+        Of a batch that the ranks of `world` have parts of, `x` is this one's; `Codes.seen` are statistics of all of it.
+        """
+        encode = self.select.encode_batch if fits(self.select, BatchSelection) else self._alone()
+        if fits(self.select, SharedSelection):
+            encode = partial(self.select.encode_shared, world=self.world)
+        codes = self._codes(encode, x, norm)
+        return codes._replace(x=x, seen=firing.of_all(codes.seen, self.world.rows))
 
     def _codes(self, encode: Callable[..., Encoded], x: Tensor, norm: Tensor) -> Codes:
         own = {name: getattr(self, name) for name in self.own_weights}
-        encoded = encode(x.reshape(-1, self.d), self.W_enc, self.b_enc, self.centre, **own)
+        encoded = encode(x.reshape(-1, self.d), self.W_enc, self.b_enc, self.reading_centre, **own)
         return Codes(encoded.codes, norm, firing.observe(encoded), encoded.gate, skip=self._linear_path(x))
+
+    @property
+    def reading_centre(self) -> Float[Tensor, " d"]:
+        """The centre, as what this rank's latents read: its gradient is then that of all ranks' latents."""
+        return self.world.latents.copied(self.centre)
 
     def _linear_path(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d_out"] | None:
         return nn.functional.linear(x - self.centre, self.W_skip) if self.parametrisation.skip else None
@@ -234,17 +275,40 @@ class Dictionary(nn.Module):
 
     def decode_normalised(self, codes: AnyCodes) -> Float[Tensor, "rows d_out"]:
         """What the latents and b_dec reconstruct, in the units the dictionary works in: affine in the codes."""
-        return ops.decode(self._scaled(codes), self.W_dec, self.b_dec)
+        ranks = self.world.latents
+        if ranks.size == 1:
+            return ops.decode(self._scaled(codes), self.W_dec, self.b_dec)
+        return ranks.sum(ops.decode(self._scaled(codes), self.W_dec)) + self.b_dec
+
+    def decode_frozen(self, codes: AnyCodes) -> Float[Tensor, "rows d_out"]:
+        """`decode_normalised` whose gradient reaches the codes alone."""
+        atoms, b_dec, ranks = self.effective_atoms.detach(), self.b_dec.detach(), self.world.latents
+        return ops.decode(codes, atoms, b_dec) if ranks.size == 1 else ranks.sum(ops.decode(codes, atoms)) + b_dec
 
     def decode_groups_normalised(self, codes: AnyCodes, sizes: Sequence[int]) -> Float[Tensor, "groups rows d_out"]:
         """Reconstructions from the last group of latents, the last two, … all: see `overtone.ops.decode_groups`."""
-        return ops.decode_groups(self._scaled(codes), self.W_dec, sizes, self.b_dec)
+        if self.world.latents.size == 1:
+            return ops.decode_groups(self._scaled(codes), self.W_dec, sizes, self.b_dec)
+        parts = self.decode_parts_normalised(codes, sizes).flip(0)
+        before = torch.nn.functional.pad(parts.detach().cumsum(0), (0, 0, 0, 0, 1, 0))[:-1]
+        return before + parts + self.b_dec
 
     def decode_parts_normalised(self, codes: AnyCodes, sizes: Sequence[int]) -> Float[Tensor, "groups rows d_out"]:
         """What every group of latents adds to the reconstruction, first to last, without b_dec."""
-        suffixes = ops.decode_groups(self._scaled(codes), self.W_dec, sizes)
+        ranks = self.world.latents
+        here = [*sizes] if ranks.size == 1 else self._own_of(sizes)
+        suffixes = ops.decode_groups(self._scaled(codes), self.W_dec, [size for size in here if size])
         # Each suffix learns through the group it adds, and so does its difference to the one before.
-        return torch.cat([suffixes[:1], suffixes[1:] - suffixes[:-1].detach()]).flip(0)
+        parts = torch.cat([suffixes[:1], suffixes[1:] - suffixes[:-1].detach()]).flip(0)
+        if ranks.size == 1:
+            return parts
+        first = next(i for i, size in enumerate(here) if size)
+        return ranks.sum(torch.nn.functional.pad(parts, (0, 0, 0, 0, first, len(sizes) - first - len(parts))))
+
+    def _own_of(self, sizes: Sequence[int]) -> list[int]:
+        """How many of each of the groups' latents this rank has."""
+        cuts = [min(max(end, self.own.start), self.own.stop) for end in (0, *accumulate(sizes))]
+        return [b - a for a, b in pairwise(cuts)]
 
     def _scaled(self, codes: AnyCodes) -> AnyCodes:
         return codes if self.scale is None else codes.scaled(self.scale)
@@ -263,6 +327,15 @@ class Dictionary(nn.Module):
     def reconstruct(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d_out"]:
         """`forward` without gradients."""
         return self(x)
+
+    def part(self, of_all: Tensor) -> Tensor:
+        """What is this rank's of something that has a row per latent of all ranks."""
+        return of_all[self.own]
+
+    def whole(self, of_own: Tensor) -> Tensor:
+        """All ranks' rows of something that has a row per latent of this one; no gradient."""
+        ranks = self.world.latents
+        return of_own if ranks.size == 1 else ranks.concatenate(of_own, ranks.parts(self.latents))
 
     def dead(self, after: int) -> Bool[Tensor, " latents"]:
         """Latents that have not fired for `after` rows of training.
@@ -297,7 +370,19 @@ class Dictionary(nn.Module):
         return torch.stack([part.norm(dim=1) for part in self.layout.split(self.effective_atoms).values()], dim=1)
 
 
-def _unit_rows(rows: int, d: int, seed: int, what: str) -> Float[Tensor, "rows d"]:
-    """I.i.d. uniform on the unit sphere."""
-    drawn = torch.randn(rows, d, generator=generator(seed, what))
+# Rows drawn at a time where a rank keeps only some: a multiple of the 16 numbers that torch draws together, so that the pieces
+# are those of one draw.
+_DRAWN = 4096
+
+
+def _unit_rows(rows: int, d: int, seed: int, what: str, own: slice) -> Float[Tensor, "own d"]:
+    """Some of so many rows, i.i.d. uniform on the unit sphere: the same ones whoever has the others."""
+    source, kept = generator(seed, what), []
+    step = rows if own == slice(0, rows) else _DRAWN
+    # A last piece of less than 16 numbers would be drawn otherwise; it belongs to the one before.
+    cuts = [*range(0, max(rows - 16, 1), step), rows]
+    for first, end in pairwise(cuts):
+        drawn = torch.randn(end - first, d, generator=source)
+        kept.append(drawn[max(own.start - first, 0) : max(own.stop - first, 0)])
+    drawn = kept[0] if len(kept) == 1 else torch.cat(kept)
     return drawn / drawn.norm(dim=1, keepdim=True)

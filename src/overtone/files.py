@@ -1,14 +1,30 @@
 """Atomic writes: a file or folder is there whole, or not at all, whatever moment the process is killed at."""
 
+import json
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
+
+# What safetensors calls types.
+_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
 
 def replace_file(path: Path, write: Callable[[Path], None]) -> None:
@@ -72,6 +88,43 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     try:
         save_file({name: t.detach().contiguous() for name, t in tensors.items()}, path, metadata=metadata)
     except (SafetensorError, OSError) as error:
+        raise OSError(f"cannot write {path.parent}: {error}; free some space, or choose another place") from error
+
+
+class Whole(NamedTuple):
+    """A tensor that is written piece by piece, along its first axis, and so never needs to be in memory.
+
+    Attributes:
+        shape: of all of it.
+        dtype: its type.
+        pieces: its rows, in order.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    pieces: Iterator[Tensor]
+
+
+def in_file_order(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names in the order that `write_wholes` takes their pieces in: that of safetensors, the widest types first."""
+    return sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+
+
+def write_wholes(path: Path, tensors: Mapping[str, Whole]) -> None:
+    """Write a safetensors file whose tensors come in pieces, one tensor after the other, as `in_file_order` has them."""
+    header, end = {}, 0
+    for name, whole in tensors.items():
+        start, end = end, end + math.prod(whole.shape) * whole.dtype.itemsize
+        header[name] = {"dtype": _NAMES[whole.dtype], "shape": list(whole.shape), "data_offsets": [start, end]}
+    words = json.dumps(header).encode()
+    words += b" " * (-len(words) % 8)
+    try:
+        with path.open("wb") as file:
+            file.write(len(words).to_bytes(8, "little") + words)
+            for whole in tensors.values():
+                for piece in whole.pieces:
+                    file.write(piece.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    except OSError as error:
         raise OSError(f"cannot write {path.parent}: {error}; free some space, or choose another place") from error
 
 

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from overtone.ops import Encoded
+from overtone.parallel import Axis
 
 
 class FiringStats(NamedTuple):
@@ -44,6 +45,15 @@ def observe(encoded: Encoded) -> FiringStats:
     """Statistics of one batch, which the pass that encoded it has counted already."""
     rows = torch.tensor(encoded.codes.rows_total, device=encoded.fired.device)
     return FiringStats(rows, encoded.fired, encoded.peak.float())
+
+
+@torch.no_grad()
+def of_all(stats: FiringStats, ranks: Axis) -> FiringStats:
+    """Statistics of the rows of all ranks: exactly those of one process that has all rows."""
+    if ranks.size == 1:
+        return stats
+    counts = ranks.sum(torch.cat([stats.rows[None], stats.fired]))
+    return FiringStats(counts[0], counts[1:], ranks.max(stats.peak))
 
 
 def merge(a: FiringStats, b: FiringStats) -> FiringStats:

@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from overtone import ops
 from overtone.ops import AnyCodes, Encoded
+from overtone.parallel import World
 from overtone.selection import Weight
 
 
@@ -61,6 +62,19 @@ class ThresholdJumpReLU:
         log_threshold: Float[Tensor, " latents"],
     ) -> Encoded:
         """Codes of a training batch, with the entries that θ learns from."""
+        return self.encode_shared(x, W_enc, b_enc, centre, world=World(), log_threshold=log_threshold)
+
+    def encode_shared(
+        self,
+        x: Float[Tensor, "batch d"],
+        W_enc: Float[Tensor, "latents d"],
+        b_enc: Float[Tensor, " latents"],
+        centre: Float[Tensor, " d"],
+        *,
+        world: World,
+        log_threshold: Float[Tensor, " latents"],
+    ) -> Encoded:
+        """`encode_batch`: each row is coded alone, whoever has the others."""
         threshold, half = log_threshold.exp(), self.bandwidth / 2
         near = ops.encode_threshold(x, W_enc, b_enc - threshold.detach() + half, centre=centre).codes
         z, opened = _Jump.apply(near.values, near.at(threshold), half)  # pyright: ignore[reportGeneralTypeIssues]

@@ -49,7 +49,7 @@ class AuxK:
         woken = ops.encode_topk(rows_of(codes), *encoder, k, centre=dictionary.centre).codes
         with torch.no_grad():
             left = target - dictionary.decode_normalised(codes.entries)
-            power = left.square().sum(1).mean().clamp(min=torch.finfo(left.dtype).tiny)
+            power = dictionary.world.rows.mean(left.square().sum(1).mean()).clamp(min=torch.finfo(left.dtype).tiny)
         explained = ops.decode(woken, dictionary.effective_atoms.index_select(0, dead))
         return self.coefficient * half_square_error(explained, left) / power
 

@@ -20,7 +20,11 @@ from overtone.spectrum import Spectrum, group_sizes
 
 @runtime_checkable
 class LossTerm(Protocol):
-    """One summand of the objective, a mean over the rows of the batch."""
+    """One summand of the objective, a mean over the rows of the batch.
+
+    Where ranks share a batch, a term sees this one's rows, and its mean over the ranks is the whole term. One that is no mean
+    over rows, but a function of such means, takes them through `dictionary.world.rows.mean`.
+    """
 
     def __call__(self, dictionary: Dictionary, codes: Codes, target: Float[Tensor, "batch d"]) -> Float[Tensor, ""]:
         """The term, in units of the normalised input; invariant to repeating the batch."""
@@ -55,8 +59,9 @@ class NormalisedMSE:
 
     def __call__(self, dictionary: Dictionary, codes: Codes, target: Float[Tensor, "batch d"]) -> Float[Tensor, ""]:
         """Scalar loss."""
-        power = target.square().sum(1).mean()
-        error = half_square_error(dictionary.decode_normalised(codes.entries), target)
+        rows = dictionary.world.rows
+        power = rows.mean(target.square().sum(1).mean())
+        error = rows.mean(half_square_error(dictionary.decode_normalised(codes.entries), target))
         return error / power.clamp(min=torch.finfo(power.dtype).tiny)
 
 
@@ -230,7 +235,7 @@ class Alignment:
 
     def __call__(self, dictionary: Dictionary, codes: Codes, target: Float[Tensor, "batch d"]) -> Float[Tensor, ""]:
         """Scalar loss."""
-        pulled = ops.decode(codes.entries, dictionary.W_dec)
+        pulled = dictionary.world.latents.sum(ops.decode(codes.entries, dictionary.W_dec))
         return -(pulled * (target - dictionary.b_dec)).sum(-1).mean()
 
 

@@ -8,7 +8,6 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import linear
 
-from overtone import ops
 from overtone.dictionary import Codes, Dictionary
 from overtone.losses import check_coefficient, rows_of
 from overtone.ops import AnyCodes, half_square_error
@@ -25,7 +24,7 @@ class L1:
 
     def __call__(self, dictionary: Dictionary, codes: Codes, target: Float[Tensor, "batch d"]) -> Float[Tensor, ""]:
         """Scalar loss."""
-        return self.coefficient * _per_row(codes.entries, _sizes(dictionary, codes.entries))
+        return self.coefficient * _per_row(dictionary, codes.entries, _sizes(dictionary, codes.entries))
 
 
 @dataclass(frozen=True)
@@ -57,8 +56,10 @@ class Lp:
         """Scalar loss."""
         sizes = _sizes(dictionary, codes.entries)
         raised = (sizes + self.floor) ** self.p - self.floor**self.p
-        worth = sizes.detach().sum() / raised.detach().sum().clamp(min=torch.finfo(sizes.dtype).tiny)
-        return self.coefficient * worth * _per_row(codes.entries, raised)
+        sums, world = torch.stack([sizes.detach().sum(), raised.detach().sum()]), dictionary.world
+        before, after = world.rows.mean(world.latents.sum(sums))
+        worth = before / after.clamp(min=torch.finfo(sizes.dtype).tiny)
+        return self.coefficient * worth * _per_row(dictionary, codes.entries, raised)
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class L0:
     def __call__(self, dictionary: Dictionary, codes: Codes, target: Float[Tensor, "batch d"]) -> Float[Tensor, ""]:
         """Scalar loss."""
         gate = _gate(dictionary, codes)
-        l0 = _per_row(gate, gate.values)
+        l0 = dictionary.world.rows.mean(_per_row(dictionary, gate, gate.values))
         return self.coefficient * (l0 if self.target is None else (l0 / self.target - 1).square())
 
 
@@ -106,7 +107,7 @@ class Tanh:
     def __call__(self, dictionary: Dictionary, codes: Codes, target: Float[Tensor, "batch d"]) -> Float[Tensor, ""]:
         """Scalar loss."""
         sizes = _sizes(dictionary, codes.entries)
-        return self.coefficient * _per_row(codes.entries, torch.tanh(self.scale * sizes))
+        return self.coefficient * _per_row(dictionary, codes.entries, torch.tanh(self.scale * sizes))
 
 
 @dataclass(frozen=True)
@@ -136,9 +137,9 @@ class PreActivation:
             )
         some = slice(None) if self.after is None else dictionary.dead(self.after)
         threshold = dictionary.get_parameter("log_threshold")[some].exp()
-        y = linear(rows_of(codes) - dictionary.centre, dictionary.W_enc[some], dictionary.b_enc[some])
+        y = linear(rows_of(codes) - dictionary.reading_centre, dictionary.W_enc[some], dictionary.b_enc[some])
         norms = dictionary.site_norms[some].sum(1)
-        return self.coefficient * ((threshold - y).relu() @ norms).mean()
+        return self.coefficient * dictionary.world.latents.sum(((threshold - y).relu() @ norms).mean())
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ class GateL1:
     def __call__(self, dictionary: Dictionary, codes: Codes, target: Float[Tensor, "batch d"]) -> Float[Tensor, ""]:
         """Scalar loss."""
         gate = _gate(dictionary, codes)
-        return self.coefficient * _per_row(gate, _sizes(dictionary, gate))
+        return self.coefficient * _per_row(dictionary, gate, _sizes(dictionary, gate))
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ class GateReconstruction:
 
     def __call__(self, dictionary: Dictionary, codes: Codes, target: Float[Tensor, "batch d"]) -> Float[Tensor, ""]:
         """Scalar loss."""
-        explained = ops.decode(_gate(dictionary, codes), dictionary.effective_atoms.detach(), dictionary.b_dec.detach())
+        explained = dictionary.decode_frozen(_gate(dictionary, codes))
         return half_square_error(explained, target)
 
 
@@ -176,9 +177,9 @@ def _sizes(dictionary: Dictionary, codes: AnyCodes) -> Tensor:
     return torch.where(signed < 0, -signed, signed)
 
 
-def _per_row(codes: AnyCodes, values: Tensor) -> Float[Tensor, ""]:
+def _per_row(dictionary: Dictionary, codes: AnyCodes, values: Tensor) -> Float[Tensor, ""]:
     """Sum over a row's entries, averaged over rows."""
-    return values.sum() / codes.rows_total
+    return dictionary.world.latents.sum(values.sum()) / codes.rows_total
 
 
 def _gate(dictionary: Dictionary, codes: Codes) -> AnyCodes:

@@ -77,12 +77,14 @@ class DeadResampling:
         resampled = torch.zeros_like(state["resampled"])
         if step % self.interval or step > self.until or codes.x is None:
             return {"resampled": resampled}
-        error = (codes.x - dictionary.decode_normalised(codes.entries)).square().sum(1)
+        ranks = dictionary.world.rows
+        error = ranks.concatenate((codes.x - dictionary.decode_normalised(codes.entries)).square().sum(1))
         [dead] = dictionary.dead(self.after).nonzero(as_tuple=True)
         dead = dead[: int((error > 0).sum())]
         if len(dead):
             drawn = torch.multinomial(error.cpu().double(), len(dead), generator=generator(self.seed, "rows", step))
-            self._place(dictionary, dead, codes.x[drawn.to(dead.device)] - dictionary.centre)
+            rows = ranks.concatenate(codes.x)[drawn.to(dead.device)]
+            self._place(dictionary, dead, rows - dictionary.centre)
             resampled[dead] = True
         return {"resampled": resampled}
 

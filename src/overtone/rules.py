@@ -24,7 +24,11 @@ class Rule(Protocol):
         ...
 
     def after_step(self, dictionary: Dictionary, state: RuleState, codes: Codes, step: int) -> RuleState:
-        """Act on the dictionary in place and return the new state. `codes` are those of this step's rows."""
+        """Act on the dictionary in place and return the new state. `codes` are those of this step's rows.
+
+        Where ranks share a batch, `codes.seen` are statistics of all of it, the rest is of this one's rows; what is done to the
+        dictionary has to be the same on all (`dictionary.world`).
+        """
         ...
 
 
@@ -231,6 +235,7 @@ class ThresholdEMA:
         """Move the threshold; a batch without any code leaves it."""
         values = codes.entries.values
         smallest = torch.where(values > 0, values, torch.inf).amin() if len(values) else values.new_tensor(torch.inf)
+        smallest = dictionary.world.everyone.min(smallest)
         if smallest.isfinite():
             rate = self.rate if state["batches"] > 0 else 1.0
             dictionary.get_parameter("threshold").lerp_(smallest, rate)

@@ -21,6 +21,7 @@ from overtone.files import replace_text
 from overtone.layout import Block, Layout, side_by_side
 from overtone.method import Method
 from overtone.methods import gba
+from overtone.parallel import World
 from overtone.sites import transcoder
 from overtone.training import Record, Run, TrainState, start, steps, train
 from overtone.version import __version__
@@ -85,10 +86,14 @@ class RunFolder:
         """The trained dictionary, or the newest checkpoint's."""
         return checkpoint.load(self.path, parts=config.classes_in(self.run))
 
-    def resume(self, stream: Stream) -> TrainState | None:
+    def seen_by(self, world: World) -> "RunFolder":
+        """The folder as a rank has it: the first one writes, the others look on."""
+        return self if world.first else WatchedFolder(self.path, self.run, self.data)
+
+    def resume(self, stream: Stream, world: World | None = None) -> TrainState | None:
         """The newest checkpoint's state, with records after it dropped; None where nothing was checkpointed yet."""
         newest = checkpoint.checkpoints(self.path)
-        state = checkpoint.load_state(self.run, stream, newest[-1]) if newest else None
+        state = checkpoint.load_state(self.run, stream, newest[-1], world) if newest else None
         self._drop_records(state.step if state else 0)
         return state
 
@@ -112,10 +117,31 @@ class RunFolder:
         with (self.path / RECORDS).open("a") as file:
             file.write(json.dumps(record._asdict()) + "\n")
 
+    def keep(self, state: TrainState, stream: Stream) -> None:
+        """Write a checkpoint."""
+        checkpoint.save_state(self.run, state, stream, self.path)
+
     def finish(self, dictionary: Dictionary) -> None:
         """Write the trained dictionary."""
-        if not self.finished:
-            checkpoint.save(dictionary, self.path / DICTIONARY, {"run": self.run, "data": self.data})
+        checkpoint.save(dictionary, self.path / DICTIONARY, {"run": self.run, "data": self.data})
+
+
+class WatchedFolder(RunFolder):
+    """A run folder that another rank writes, and this one only reads."""
+
+    def _drop_records(self, after: int) -> None:
+        pass
+
+    def append(self, record: Record) -> None:
+        """The other rank adds it."""
+
+    def keep(self, state: TrainState, stream: Stream) -> None:
+        """The other rank writes it, with this one's latents."""
+        checkpoint.give_state(state)
+
+    def finish(self, dictionary: Dictionary) -> None:
+        """The other rank writes it, with this one's latents."""
+        checkpoint.give(dictionary)
 
 
 def claim_folder(path: Path) -> None:
@@ -135,22 +161,26 @@ def claim_folder(path: Path) -> None:
         ) from error
 
 
-def execute(folder: RunFolder, stream: Stream) -> Iterator[Record]:
+def execute(folder: RunFolder, stream: Stream, world: World | None = None) -> Iterator[Record]:
     """Train a run folder to its end from wherever it stands, yielding the records that it also writes.
 
     Killed at any moment and executed again, it ends with the same weights, bit for bit (on a CPU, at the same number of
-    threads). A finished run yields nothing.
+    threads, and of ranks). A finished run yields nothing. The ranks of `world` all read the folder; the first one writes it.
     """
-    return (record for _, record in execute_together([(folder, stream)]))
+    return (record for _, record in execute_together([(folder, stream)], world))
 
 
-def execute_together(members: Sequence[tuple[RunFolder, Stream]]) -> Iterator[tuple[int, Record]]:
+def execute_together(
+    members: Sequence[tuple[RunFolder, Stream]], world: World | None = None
+) -> Iterator[tuple[int, Record]]:
     """Train several run folders in lockstep, so that they can share the reading of their rows (`SharedRows`).
 
     Every stream must give the same rows at the same position and stand at its beginning. Yields (number of the member,
     record). Killed at any moment and executed again, every member ends with the weights of one never stopped; they depend
     on its own stream alone, and not on the other members.
     """
+    world = world or World()
+    members = [(folder.seen_by(world), stream) for folder, stream in members]
     left = [i for i, (folder, _) in enumerate(members) if not folder.finished]
     if not left:
         return
@@ -159,12 +189,13 @@ def execute_together(members: Sequence[tuple[RunFolder, Stream]]) -> Iterator[tu
     for i in left:
         folder, stream = members[i]
         stream.load_state_dict(begin[i])  # where streams share their rows, another member has moved it
-        states[i] = folder.resume(stream) or start(folder.run, stream)
+        states[i] = folder.resume(stream, world) or start(folder.run, stream, world)
     # A kill may have come between two members' checkpoints: those ahead wait until the others have caught up.
     first = min(left, key=lambda i: states[i].step)
     newest = checkpoint.checkpoints(members[first][0].path)
     for i in left:
         members[i][1].load_state_dict(checkpoint.position(newest[-1]) if newest else begin[i])
+    world.wait()  # before the first one writes, all have read
     going = {i: _steps(*members[i], states[i]) for i in left}
     for number in count(states[first].step):
         for i in list(going):
@@ -186,9 +217,7 @@ def execute_together(members: Sequence[tuple[RunFolder, Stream]]) -> Iterator[tu
 
 
 def _steps(folder: RunFolder, stream: Stream, state: TrainState) -> Iterator[Record | None]:
-    return steps(
-        folder.run, stream, state, checkpoint=lambda s: checkpoint.save_state(folder.run, s, stream, folder.path)
-    )
+    return steps(folder.run, stream, state, checkpoint=lambda s: folder.keep(s, stream))
 
 
 def fit(

@@ -17,6 +17,7 @@ from torch.nn.functional import softplus
 
 from overtone import ops
 from overtone.ops import Encoded
+from overtone.parallel import ALONE, Axis, World
 
 
 class Weight(NamedTuple):
@@ -62,6 +63,42 @@ class BatchSelection(Selection, Protocol):
         **own: Any,
     ) -> Encoded:
         """Codes of the rows of a training batch; permuting latents permutes them."""
+        ...
+
+
+@runtime_checkable
+class RankedSelection(Selection, Protocol):
+    """A selection that compares a row's latents with each other: ranks that share the latents have to ask each other."""
+
+    def encode_among(
+        self,
+        x: Float[Tensor, "batch d"],
+        W_enc: Float[Tensor, "latents d"],
+        b_enc: Float[Tensor, " latents"],
+        centre: Float[Tensor, " d"],
+        *args: Any,
+        ranks: Axis,
+        **own: Any,
+    ) -> Encoded:
+        """Codes of the rows over this rank's latents, each row alone."""
+        ...
+
+
+@runtime_checkable
+class SharedSelection(BatchSelection, Protocol):
+    """A selection that codes a training batch of which every rank has a part as one process codes the whole."""
+
+    def encode_shared(
+        self,
+        x: Float[Tensor, "batch d"],
+        W_enc: Float[Tensor, "latents d"],
+        b_enc: Float[Tensor, " latents"],
+        centre: Float[Tensor, " d"],
+        *args: Any,
+        world: World,
+        **own: Any,
+    ) -> Encoded:
+        """Codes of this rank's rows of a training batch, over its latents."""
         ...
 
 
@@ -154,7 +191,19 @@ class TopK(_Budget):
         centre: Float[Tensor, " d"],
     ) -> Encoded:
         """Codes."""
-        return ops.encode_topk(x, W_enc, b_enc, self.k, centre=centre)
+        return self.encode_among(x, W_enc, b_enc, centre, ranks=ALONE)
+
+    def encode_among(
+        self,
+        x: Float[Tensor, "batch d"],
+        W_enc: Float[Tensor, "latents d"],
+        b_enc: Float[Tensor, " latents"],
+        centre: Float[Tensor, " d"],
+        *,
+        ranks: Axis,
+    ) -> Encoded:
+        """Codes over this rank's latents."""
+        return ops.encode_topk(x, W_enc, b_enc, self.k, centre=centre, ranks=ranks)
 
 
 @dataclass(frozen=True)
@@ -172,7 +221,19 @@ class AbsTopK(_Budget):
         centre: Float[Tensor, " d"],
     ) -> Encoded:
         """Codes."""
-        return ops.encode_abs_topk(x, W_enc, b_enc, self.k, centre=centre)
+        return self.encode_among(x, W_enc, b_enc, centre, ranks=ALONE)
+
+    def encode_among(
+        self,
+        x: Float[Tensor, "batch d"],
+        W_enc: Float[Tensor, "latents d"],
+        b_enc: Float[Tensor, " latents"],
+        centre: Float[Tensor, " d"],
+        *,
+        ranks: Axis,
+    ) -> Encoded:
+        """Codes over this rank's latents."""
+        return ops.encode_abs_topk(x, W_enc, b_enc, self.k, centre=centre, ranks=ranks)
 
 
 @dataclass(frozen=True)
@@ -278,6 +339,19 @@ class BatchTopK(_Budget):
     ) -> Encoded:
         """Codes of a training batch, which needs no threshold."""
         return ops.encode_batch_topk(x, W_enc, b_enc, self.k, centre=centre)
+
+    def encode_shared(
+        self,
+        x: Float[Tensor, "batch d"],
+        W_enc: Float[Tensor, "latents d"],
+        b_enc: Float[Tensor, " latents"],
+        centre: Float[Tensor, " d"],
+        *,
+        world: World,
+        threshold: Float[Tensor, ""],
+    ) -> Encoded:
+        """Codes of this rank's rows over its latents: the budget is that of all ranks."""
+        return ops.encode_batch_topk(x, W_enc, b_enc, self.k, centre=centre, world=world)
 
     def encode(
         self,

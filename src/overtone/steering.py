@@ -1,5 +1,6 @@
 """Bias adaptation: the rules that steer how often each latent fires, and where its bias starts."""
 
+import itertools
 import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -137,16 +138,17 @@ class BiasAdaptation:
     @torch.no_grad()
     def begin(self, dictionary: Dictionary, sample: Float[Tensor, "rows d"]) -> RuleState:
         """Empty statistics and the targets; biases at their start."""
-        targets = self.spectrum.targets(dictionary.latents).to(dictionary.b_enc)
+        targets = dictionary.part(self.spectrum.targets(dictionary.latents)).to(dictionary.b_enc)
         if self.start == "quantile":
             centred = (sample - dictionary.centre).T
             sizes = group_sizes(dictionary.latents, self.spectrum.groups)
             groups = torch.arange(dictionary.latents).split(sizes)
             for target, group in zip(self.spectrum.frequencies(dictionary.latents).tolist(), groups, strict=True):
                 # In blocks: the projections of a wide dictionary would outgrow everything else in memory.
-                for block in group.split(LATENTS_PER_BLOCK):
+                group = group[(group >= dictionary.own.start) & (group < dictionary.own.stop)] - dictionary.own.start
+                for block in group.split(LATENTS_PER_BLOCK) if len(group) else ():
                     dictionary.b_enc[block] = quantile_bias(dictionary.W_enc[block] @ centred, target)
-        stats = firing.empty(dictionary.latents, dictionary.b_enc.device)
+        stats = firing.empty(len(dictionary.b_enc), dictionary.b_enc.device)
         return {"targets": targets, **stats._asdict()}
 
     @torch.no_grad()
@@ -154,22 +156,25 @@ class BiasAdaptation:
         """Gather statistics; adapt and forget every `interval` steps."""
         stats = firing.merge(FiringStats(state["rows"], state["fired"], state["peak"]), codes.seen)
         if step % self.interval == 0:
-            group = self.spectrum.group_of(dictionary.latents).to(dictionary.b_enc.device)
+            group, whole = self.spectrum.group_of(dictionary.latents).to(dictionary.b_enc.device), dictionary.whole
+            # Groups may be on several ranks: all adapt all latents, a few numbers each, and keep their own.
             dictionary.b_enc.copy_(
-                adapt_bias(
-                    dictionary.b_enc,
-                    stats,
-                    state["targets"],
-                    group,
-                    over_step=self.over_step,
-                    dead_step=self.dead_step,
-                    dead_below=self.dead_below,
-                    narrowest=self.narrowest,
-                    mixture_above=self.mixture_above,
-                    raise_below=self.raise_below,
+                dictionary.part(
+                    adapt_bias(
+                        whole(dictionary.b_enc),
+                        FiringStats(stats.rows, whole(stats.fired), whole(stats.peak)),
+                        whole(state["targets"]),
+                        group,
+                        over_step=self.over_step,
+                        dead_step=self.dead_step,
+                        dead_below=self.dead_below,
+                        narrowest=self.narrowest,
+                        mixture_above=self.mixture_above,
+                        raise_below=self.raise_below,
+                    )
                 )
             )
-            stats = firing.empty(dictionary.latents, dictionary.b_enc.device)
+            stats = firing.empty(len(dictionary.b_enc), dictionary.b_enc.device)
         return {"targets": state["targets"], **stats._asdict()}
 
 
@@ -253,11 +258,12 @@ class Release:
             least = torch.finfo(dictionary.b_enc.dtype).eps
             own = (-dictionary.b_enc).clamp(min=least)
             if self.l0 is not None:
-                threshold = torch.where(threshold > 0, threshold, own.mean())
-                excess = (stats.frequency.sum() / self.l0 - 1).clamp(-1.0, 1.0)
+                threshold = torch.where(threshold > 0, threshold, dictionary.whole(own).mean())
+                l0 = dictionary.world.latents.sum(stats.frequency.sum())
+                excess = (l0 / self.l0 - 1).clamp(-1.0, 1.0)
                 threshold = (threshold * (1 + self.gain * excess)).clamp(least, 1.0)
             dictionary.b_enc.copy_(-own.pow(1 - self.pull) * threshold**self.pull)
-            stats = firing.empty(dictionary.latents, dictionary.b_enc.device)
+            stats = firing.empty(len(dictionary.b_enc), dictionary.b_enc.device)
         return {"targets": state["targets"], **stats._asdict(), "threshold": threshold}
 
 
@@ -278,7 +284,13 @@ class FixedBias:
     @torch.no_grad()
     def begin(self, dictionary: Dictionary, sample: Float[Tensor, "rows d"]) -> RuleState:
         """Set every bias; no state."""
-        pooled = dictionary.W_enc[:LATENTS_PER_BLOCK] @ (sample - dictionary.centre).T
+        some = dictionary.W_enc[: max(0, LATENTS_PER_BLOCK - dictionary.own.start)]
+        ranks, total = dictionary.world.latents, min(LATENTS_PER_BLOCK, dictionary.latents)
+        if ranks.size > 1:
+            ends = itertools.accumulate(ranks.parts(dictionary.latents))
+            reached = [min(end, total) for end in (0, *ends)]
+            some = ranks.concatenate(some, [b - a for a, b in itertools.pairwise(reached)])
+        pooled = some @ (sample - dictionary.centre).T
         dictionary.b_enc.copy_(quantile_bias(pooled.reshape(1, -1), self.frequency))
         return {}
 

@@ -19,8 +19,10 @@ from overtone.losses import OfBatch, total
 from overtone.method import Method
 from overtone.methods import gba
 from overtone.metrics.reconstruction import accumulate
-from overtone.optimiser import make_optimiser, plan, update_rows
+from overtone.optimiser import add_up_gradients, make_optimiser, plan, update_rows
+from overtone.parallel import World
 from overtone.protocols import fits
+from overtone.ranks import check_ranks, part_of
 from overtone.rules import GradientRule, Resampling, RuleState, TimedRule
 from overtone.schedules import resolved
 
@@ -115,32 +117,39 @@ class TrainState:
     step: int = 0
 
 
-def start(run: Run, stream: Stream) -> TrainState:
-    """A state before the first step. Reads ahead for the rules' starting values and puts the stream back."""
+def start(run: Run, stream: Stream, world: World | None = None) -> TrainState:
+    """A state before the first step. Reads ahead for the rules' starting values and puts the stream back.
+
+    Args:
+        run: the configuration.
+        stream: batches, the same ones on every rank of `world`.
+        world: the processes that train together; None: this one alone.
+    """
     position, batches = stream.state_dict(), []
     while sum(len(batch.x) for batch in batches) < SAMPLE_ROWS:
         batches.append(next(stream))
     stream.load_state_dict(position)
     x = torch.cat([batch.x for batch in batches])[:SAMPLE_ROWS]
     target = x if stream.layout.onto_itself else torch.cat([batch.target for batch in batches])[:SAMPLE_ROWS]
-    return begin(run, stream.layout, Batch(x, target))
+    return begin(run, stream.layout, Batch(x, target), world)
 
 
-def begin(run: Run, layout: Layout, sample: Batch) -> TrainState:
+def begin(run: Run, layout: Layout, sample: Batch, world: World | None = None) -> TrainState:
     """A state before the first step, from a sample of the rows to come."""
-    method = run.method
-    dictionary = Dictionary(layout, run.latents, method.select, method.parametrisation, seed=run.seed)
+    method, world = run.method, world or World()
+    check_ranks(method, run.latents, run.batch, world)
+    dictionary = Dictionary(layout, run.latents, method.select, method.parametrisation, seed=run.seed, world=world)
     dictionary.measure_sites(sample.x, sample.target)
     normalised, _ = dictionary.normalise(sample.x)
     rules = [rule.begin(dictionary, normalised) for rule in method.rules]
-    return TrainState(
-        dictionary, make_optimiser(method, dictionary, run.lr_at(1)), rules, firing.empty(run.latents), torch.zeros(())
-    )
+    window, optimiser = firing.empty(len(dictionary.W_dec)), make_optimiser(method, dictionary, run.lr_at(1))
+    return TrainState(dictionary, optimiser, rules, window, torch.zeros(()))
 
 
 def step_once(run: Run, state: TrainState, batch: Batch) -> None:
-    """One optimiser step and the after-step rules, in place."""
-    dictionary = state.dictionary
+    """One optimiser step and the after-step rules, in place; of a batch that is the same on all ranks, each takes its part."""
+    dictionary, ranks = state.dictionary, state.dictionary.world.rows
+    batch = part_of(batch, ranks)
     normalised, norm = dictionary.normalise(batch.x)
     terms = [resolved(term, state.step + 1, run.steps) for term in run.method.losses]
     terms = tuple(term.of_batch(batch) if fits(term, OfBatch) else term for term in terms)
@@ -151,8 +160,9 @@ def step_once(run: Run, state: TrainState, batch: Batch) -> None:
         wanted = normalised if onto_itself else dictionary.unexplained(batch.target, codes)
         loss = total(terms, dictionary, codes, wanted)
         dictionary.zero_grad()
-        loss.backward()
-    state.window_loss += loss.detach()
+        (loss / ranks.size).backward()
+    sums = add_up_gradients(dictionary, by_row, sums)
+    state.window_loss += ranks.mean(loss.detach())
     state.step += 1
     for group in state.optimiser.param_groups:
         group["lr"] = run.lr_at(state.step)
@@ -228,6 +238,7 @@ def steps(
         yield record
         if checkpoint and (state.step % run.checkpoint_every == 0 or state.step == run.steps):
             _refuse_divergence(run, state)
+            state.dictionary.world.check_same([*state.dictionary.parameters()], "weights")
             checkpoint(state)
     state.optimiser.zero_grad()  # a finished dictionary should not carry its last gradients around
 
@@ -240,20 +251,21 @@ def _record(
     window = state.window
     _refuse_divergence(run, state)
     loss = float(state.window_loss) / (int(window.rows) / len(batch.x))
+    ranks = state.dictionary.world.latents
     evaluated = accumulate(state.dictionary, batch.x[:EVALUATED_ROWS], batch.target[:EVALUATED_ROWS])
     record = Record(
         step=state.step,
         rows=state.step * len(batch.x),
         loss=loss,
-        l0=int(window.fired.sum()) / int(window.rows),
-        alive=float(window.alive.float().mean()),
+        l0=int(ranks.sum(window.fired.sum())) / int(window.rows),
+        alive=int(ranks.sum(window.alive.sum())) / run.latents,
         explained_variance=evaluated.explained_variance,
         lr=run.lr_at(state.step),
         seconds=seconds,
         rows_per_s=int(window.rows) / max(window_seconds, 1e-9),
         step_seconds=step_seconds,
     )
-    state.window, state.window_loss = firing.empty(run.latents), torch.zeros(())
+    state.window, state.window_loss = firing.empty(len(window.fired)), torch.zeros(())
     return record
 
 

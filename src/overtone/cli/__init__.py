@@ -19,6 +19,7 @@ def main() -> None:
     from overtone.cli.harvest import harvest
     from overtone.cli.latents import latents
     from overtone.cli.methods import methods
+    from overtone.cli.plan import plan
     from overtone.cli.probe import probe
     from overtone.cli.quickstart import quickstart
     from overtone.cli.recover import recover
@@ -38,6 +39,7 @@ def main() -> None:
         "harvest": harvest,
         "store": store,
         "methods": methods,
+        "plan": plan,
         "train": train,
         "compare": compare,
         "evaluate": evaluate,

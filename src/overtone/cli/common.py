@@ -26,11 +26,23 @@ from overtone.data.fresh import RowLaw
 from overtone.dictionary import Dictionary
 from overtone.files import replace_text
 from overtone.metrics.sites import site_norms
+from overtone.parallel import World, connected
 from overtone.training import Record, Run, start, train
 
 # Into a file or a pipe, tables take the room they need, unless the user says how much there is.
 WIDE = 200
 console = Console() if sys.stdout.isatty() or "COLUMNS" in os.environ else Console(width=WIDE)
+
+
+@contextmanager
+def together(split_latents: int) -> Iterator[World]:
+    """The processes that torchrun started, of which one prints."""
+    with connected(split_latents) as world:
+        before, console.quiet = console.quiet, not world.first
+        try:
+            yield world
+        finally:
+            console.quiet = before
 
 
 @contextmanager

@@ -109,6 +109,11 @@ def new_folders(
     return folders, lm
 
 
+def holds_runs(path: Path) -> bool:
+    """Whether a run was started in a folder, or several below it."""
+    return (path / CONFIG).exists() or any(path.glob(f"*/{CONFIG}"))
+
+
 def existing_runs(path: Path, parts: Iterable[type] = ()) -> list[RunFolder]:
     """The run in a folder, or the runs below it that share their rows. `parts`: the user's own, as in `RunFolder.open`."""
     below = sorted(p.parent for p in path.glob("*/config.json")) if not (path / "config.json").exists() else []

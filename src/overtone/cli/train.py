@@ -1,19 +1,22 @@
 """`overtone train`: a dictionary of any model's activations, or of activations in a file."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from overtone.catalogue import parse, places
-from overtone.cli.common import console, follow, resumable, resume_command, tell_sites, write_json
-from overtone.cli.rows import Member, Wanted, existing_runs, new_runs, rows_of
+from overtone.cli.common import console, follow, resumable, resume_command, tell_sites, together, write_json
+from overtone.cli.rows import Member, Rows, Wanted, existing_runs, holds_runs, new_runs, rows_of
 from overtone.data.filling import HarvestPlan
 from overtone.data.source import FileSource
 from overtone.data.store import Store
 from overtone.metrics.reconstruction import evaluate
+from overtone.parallel import World, restarts
+from overtone.ranks import check_ranks
 from overtone.report.tables import metrics_table
-from overtone.runs import execute_together, timestamp
+from overtone.runs import RunFolder, execute_together, timestamp
 from overtone.sites import transcoder
 from overtone.training import Run
 from overtone.users_code import parts_named
@@ -48,6 +51,7 @@ def train(
     out: Path | None = None,
     resume: Path | None = None,
     parts: tuple[str, ...] = (),
+    split_latents: int = 1,
     json: Path | None = None,
 ) -> None:
     """Train a dictionary on a language model's activations, on a store of them, or on activations that you have in a file.
@@ -55,6 +59,10 @@ def train(
     The run folder holds the configuration, a record every 50 steps, checkpoints, and at the end the dictionary. A run that
     was stopped, however abruptly, goes on with `--resume FOLDER` and ends with the same weights. Several sites, methods or
     widths are trained side by side in one pass over the rows, each in a folder of its own.
+
+    Several processes train together, each on a part of every batch, and the result is that of one (docs/distributed.md):
+    torchrun --standalone --nproc-per-node 4 -m overtone train … --out FOLDER. A rank that dies may be started again
+    (--max-restarts 3): all go on from the last checkpoint. --resume may have another number of ranks.
 
     Args:
         model: "minilm" (extra `demo`), a local folder, or a Hugging Face model name.
@@ -87,48 +95,82 @@ def train(
         out: run folder to create (default: runs/<date-time>).
         resume: run folder to go on with; all settings come from it.
         parts: (with --resume) your own Python files or modules that the method's parts are defined in.
+        split_latents: under torchrun, over how many ranks the latents are split; the others share the rows of a batch.
         json: write the results to this file.
     """
     given = locals()
-    if resume is not None:
-        refuse_with_resume(train, given)
-        path, folders = resume, existing_runs(resume, parts_named(parts))
-        if all(folder.finished for folder in folders):
-            console.print(f"{resume} is already finished")
-        again = resume_command("train", path, parts)
-        with resumable(again):
-            rows = rows_of(folders)
-    else:
-        if parts:
+    with together(split_latents) as world:
+        if resume is None and out is not None and restarts() and holds_runs(out):
+            resume, parts = out, tuple(places(method))  # the same command, after a rank had died
+        elif resume is not None:
+            refuse_with_resume(train, given)
+        elif parts:
             raise ValueError("--parts is for --resume; a new run knows the parts of the methods that it is given")
-        check_buffer(buffer_rows, model, batch, context)
-        wanted = wanted_rows(model, site, text, activations, tensor, store, target, tokens, context, text_field)
-        wanted = wanted._replace(memory_mib=memory_mib, buffer_rows=buffer_rows)
-        specs = [spec for text in method for spec in parse(text).at(l0).specs]
-        check_sites(wanted.sites, wanted.target, skip, crosscoder)
-        schedule = {"lr": lr, "warmup": warmup, "decay": decay, "seed": seed, "checkpoint_every": checkpoint_every}
+        if resume is not None:
+            path, modules, make = resume, parts, partial(opened_runs, resume, parts)
+        else:
+            check_buffer(buffer_rows, model, batch, context)
+            wanted = wanted_rows(model, site, text, activations, tensor, store, target, tokens, context, text_field)
+            wanted = wanted._replace(memory_mib=memory_mib, buffer_rows=buffer_rows)
+            specs = [spec for text in method for spec in parse(text).at(l0).specs]
+            check_sites(wanted.sites, wanted.target, skip, crosscoder)
+            schedule = {"lr": lr, "warmup": warmup, "decay": decay, "seed": seed, "checkpoint_every": checkpoint_every}
+            if world.size > 1 and out is None:
+                raise ValueError("--out missing: ranks that are started again have to find the run; give --out FOLDER")
 
-        def members_of(widths: dict[str, int]) -> list[Member]:
-            members = []
-            for group in [wanted.sites] if crosscoder else [(name,) for name in wanted.sites]:
-                for spec in specs:
-                    chosen = spec.method()
-                    if wanted.target is not None:
-                        chosen = transcoder(chosen, skip=skip)
-                    for width in latents or (expansion * max(widths[name] for name in group),):
-                        run = Run(chosen, width, steps, batch, **schedule)
-                        name = f"{'+'.join(group)}-{spec.slug}-{width}".replace("/", "_").lstrip("-")
-                        members.append(Member(name, run, group if crosscoder else group[0], wanted.target))
-            return [members[0]._replace(name="")] if len(members) == 1 else members
+            def members_of(widths: dict[str, int]) -> list[Member]:
+                members = []
+                for group in [wanted.sites] if crosscoder else [(name,) for name in wanted.sites]:
+                    for spec in specs:
+                        chosen = spec.method()
+                        if wanted.target is not None:
+                            chosen = transcoder(chosen, skip=skip)
+                        for width in latents or (expansion * max(widths[name] for name in group),):
+                            run = Run(chosen, width, steps, batch, **schedule)
+                            check_ranks(chosen, width, batch, world)
+                            name = f"{'+'.join(group)}-{spec.slug}-{width}".replace("/", "_").lstrip("-")
+                            members.append(Member(name, run, group if crosscoder else group[0], wanted.target))
+                return [members[0]._replace(name="")] if len(members) == 1 else members
 
-        path = out or Path("runs") / timestamp()
-        again = resume_command("train", path, places(method))
-        with resumable(again):
-            folders, rows = new_runs(path, wanted, members_of)
-    labels = [folder.path.name if len(folders) > 1 else folder.run.method.name for folder in folders]
-    records = execute_together([(folder, part.stream) for folder, part in zip(folders, rows, strict=True)])
-    with resumable(again):
-        follow(records, [(f"Training {label}", folder.run) for label, folder in zip(labels, folders, strict=True)])
+            path = out or Path("runs") / timestamp()
+            modules, make = places(method), partial(new_runs, path, wanted, members_of)
+        with resumable(resume_command("train", path, modules)):
+            folders, rows = made_together(world, make, modules)
+            labels = [folder.path.name if len(folders) > 1 else folder.run.method.name for folder in folders]
+            members = [(folder, part.stream) for folder, part in zip(folders, rows, strict=True)]
+            titles = [(f"Training {label}", folder.run) for label, folder in zip(labels, folders, strict=True)]
+            follow(execute_together(members, world), titles)
+        if world.first:
+            tell(folders, rows, labels, json)
+
+
+def opened_runs(path: Path, parts: Sequence[str]) -> tuple[list[RunFolder], list[Rows]]:
+    """The runs to go on with, and their rows."""
+    folders = existing_runs(path, parts_named(parts))
+    if all(folder.finished for folder in folders):
+        console.print(f"{path} is already finished")
+    return folders, rows_of(folders)
+
+
+def made_together(
+    world: World, make: Callable[[], tuple[list[RunFolder], list[Rows]]], parts: Sequence[str]
+) -> tuple[list[RunFolder], list[Rows]]:
+    """Folders and rows on every rank: the first one makes the folders and harvests, then the others open what is there."""
+    made = []
+
+    def by_first() -> list[str]:
+        made.append(make())
+        return [str(folder.path) for folder in made[0][0]]
+
+    paths = world.told(by_first)
+    if not made:
+        folders = [RunFolder.open(path, parts_named(parts)) for path in paths]
+        made.append((folders, rows_of(folders)))
+    return made[0]
+
+
+def tell(folders: Sequence[RunFolder], rows: Sequence[Rows], labels: Sequence[str], json: Path | None) -> None:
+    """Measure the trained dictionaries on held-out rows and print what came out."""
     results = [evaluate(f.dictionary(), part.held_out()).summary() for f, part in zip(folders, rows, strict=True)]
     console.print(metrics_table(dict(zip(labels, results, strict=True)), f"{results[0]['rows']:,} held-out rows"))
     for label, folder, result in zip(labels, folders, results, strict=True):
@@ -172,7 +214,7 @@ def check_sites(sites: tuple[str, ...], target: str | None, skip: bool, crosscod
 def refuse_with_resume(verb: Callable[..., None], given: dict[str, Any]) -> None:
     """A resumed run keeps its settings; an option that says otherwise is an error and not ignored."""
     for name, parameter in inspect.signature(verb).parameters.items():
-        if name not in ("resume", "parts", "json") and given[name] != parameter.default:
+        if name not in ("resume", "parts", "split_latents", "json") and given[name] != parameter.default:
             raise ValueError(
                 f"--{name.replace('_', '-')} {given[name]} together with --resume: a resumed run keeps all its settings; drop "
                 "this option, or start a new run without --resume"

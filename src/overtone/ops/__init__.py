@@ -20,6 +20,8 @@ from overtone.ops.deferred import EntrySum, deferring
 from overtone.ops.error import HalfSquareError
 from overtone.ops.memory import release
 from overtone.ops.row_update import AdamStep, Rows, can_update_rows, update_rows
+from overtone.ops.shared import is_better_joined, join
+from overtone.parallel import ALONE, Axis, World
 
 __all__ = [
     "AdamStep",
@@ -42,6 +44,8 @@ __all__ = [
     "encode_topk",
     "encode_with",
     "half_square_error",
+    "is_better_joined",
+    "join",
     "release",
     "update_rows",
 ]
@@ -88,17 +92,24 @@ def encode_topk(
     k: int,
     *,
     centre: Float[Tensor, " d"] | None = None,
+    ranks: Axis = ALONE,
 ) -> Encoded:
     """Codes max(y, 0) of the k largest y = W_enc (x − centre) + b_enc of every row; zeros among them are no entries.
 
     Exact; of equal entries the lower latent wins. Gradients and invariances as in `encode_threshold`, but for ties.
 
+    Args:
+        x, W_enc, b_enc, centre: as in `encode_threshold`.
+        k: active latents per row.
+        ranks: who have the latents, in order; W_enc are this one's, and so are the codes.
+
     Raises:
         ValueError: k not in 1 … latents, or no rows.
     """
     _check_rows(x)
-    _check_k(k, W_enc)
-    return _implementation(x, W_enc, b_enc).encode_topk(x, W_enc, b_enc, k, centre=centre)
+    if ranks.size == 1:
+        _check_k(k, W_enc)
+    return _implementation(x, W_enc, b_enc).encode_topk(x, W_enc, b_enc, k, centre=centre, ranks=ranks)
 
 
 def encode_batch_topk(
@@ -108,18 +119,28 @@ def encode_batch_topk(
     k: int,
     *,
     centre: Float[Tensor, " d"] | None = None,
+    world: World | None = None,
 ) -> Encoded:
     """Codes max(y, 0) of the k · batch largest y = W_enc (x − centre) + b_enc of the whole batch (BatchTopK).
 
     Exact; of equal entries the earlier row, then the lower latent wins. Rows are not coded alone. Takes B·M numbers of
     memory, of 16 bits where the CPU multiplies bfloat16. Gradients as in `encode_threshold`.
 
+    Args:
+        x, W_enc, b_enc, centre: as in `encode_threshold`.
+        k: mean number of active latents.
+        world: ranks that share the rows of the batch, each with as many, or the latents: x and W_enc are this one's, and so are
+            the codes. Of entries that are equal, that of the earlier rank wins.
+
     Raises:
         ValueError: k not in 1 … latents, or no rows.
     """
     _check_rows(x)
-    _check_k(k, W_enc)
-    return _cpu_or_reference(x, W_enc, b_enc).encode_batch_topk(x, W_enc, b_enc, k, centre=centre)
+    if world is None:
+        _check_k(k, W_enc)
+    return _cpu_or_reference(x, W_enc, b_enc).encode_batch_topk(
+        x, W_enc, b_enc, k, centre=centre, world=world or World()
+    )
 
 
 def encode_abs_topk(
@@ -129,18 +150,25 @@ def encode_abs_topk(
     k: int,
     *,
     centre: Float[Tensor, " d"] | None = None,
+    ranks: Axis = ALONE,
 ) -> Encoded:
     """Codes y of the k entries of every row that are largest in size |y|, of either sign (AbsTopK).
 
     Exact; of equal sizes the lower latent wins; zeros are no entries. A latent fires where it is active, and its peak is the
     largest |y|. Gradients and invariances as in `encode_topk`; −x has the codes −z where nothing shifts it.
 
+    Args:
+        x, W_enc, b_enc, centre: as in `encode_threshold`.
+        k: active latents per row.
+        ranks: who have the latents, in order; W_enc are this one's, and so are the codes.
+
     Raises:
         ValueError: k not in 1 … latents, or no rows.
     """
     _check_rows(x)
-    _check_k(k, W_enc)
-    return _cpu_or_reference(x, W_enc, b_enc).encode_abs_topk(x, W_enc, b_enc, k, centre=centre)
+    if ranks.size == 1:
+        _check_k(k, W_enc)
+    return _cpu_or_reference(x, W_enc, b_enc).encode_abs_topk(x, W_enc, b_enc, k, centre=centre, ranks=ranks)
 
 
 def encode_group_max(

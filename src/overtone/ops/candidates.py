@@ -1,5 +1,6 @@
 """Which entries of the pre-activations are active, on the CPU: candidates first, the decision in float32 after."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -13,10 +14,14 @@ from overtone.ops import quantised, screening, select
 from overtone.ops.entries import Entries
 from overtone.ops.memory import lend
 from overtone.ops.precision import fast_float32
+from overtone.ops.shared import among_largest
 from overtone.ops.transposed import Transposed
+from overtone.parallel import World
 
 # A piece of pre-activations stays in cache (8 MiB) unless that makes it so short that streaming the weights dominates.
 _PIECE, _PIECE_ROWS = 2**21, 256
+# How many more entries than its share a rank looks for, lest another's be fewer.
+_SPARE = 1.15
 
 
 class Rule(ABC):
@@ -184,6 +189,27 @@ def largest_entries(x: Tensor, W_enc: Tensor, b_enc: Tensor, rule: Rule) -> Entr
     if found is not None:
         return _active(found, rule, len(x)) if rule.whole_batch else found
     return active_entries(x, W_enc, b_enc, rule, screened_places(x, W_enc, b_enc, rule))
+
+
+@torch.no_grad()
+def largest_entries_of_ranks(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int, world: World) -> Entries:
+    """The active entries of this rank's rows and latents, in their order: those among the k · batch largest of all ranks'.
+
+    Every rank has an equal share of entries that reach its own smallest of them, so the wanted ones all reach the smallest of
+    these. A rank looks for some more of its entries than its share; where they do not go down so far, it looks again.
+    """
+    wanted, total = k * len(x) * world.rows.size, len(x) * len(W_enc)
+    share = -(-wanted // world.size)
+    wider = min(math.ceil(_SPARE * share / len(x)), len(W_enc))
+    entries = largest_entries(x, W_enc, b_enc, LargestOfBatch(wider))
+    values = entries.pre
+    own = values.topk(share, sorted=False).values.amin() if len(values) >= share else values.new_zeros(())
+    floor = float(world.everyone.min(own))
+    if len(values) == wider * len(x) < total and floor <= float(values.amin()):
+        rule = Above(float(np.nextafter(np.float32(floor), np.float32(0))))
+        entries = active_entries(x, W_enc, b_enc, rule, screened_places(x, W_enc, b_enc, rule))
+    kept = among_largest(entries.pre, wanted, world.everyone)
+    return entries if kept.all() else entries.where(kept)
 
 
 def _active(candidates: Entries, rule: Rule, rows_total: int) -> Entries:

@@ -24,6 +24,7 @@ from overtone.ops.candidates import (
     Rule,
     active_entries,
     largest_entries,
+    largest_entries_of_ranks,
     screened_places,
 )
 from overtone.ops.codes import Encoded, SparseCodes
@@ -32,7 +33,9 @@ from overtone.ops.entries import Entries, Tally
 from overtone.ops.loops import weighted_sums
 from overtone.ops.memory import lend
 from overtone.ops.precision import fast_float32
+from overtone.ops.shared import among_largest_of_rows
 from overtone.ops.transposed import Transposed, is_dense
+from overtone.parallel import ALONE, Axis, World
 
 # Numbers of a decoded piece, summed over its groups while in cache.
 _DECODED = 2**20
@@ -66,9 +69,10 @@ def encode_topk(
     k: int,
     *,
     centre: Float[Tensor, " d"] | None = None,
+    ranks: Axis = ALONE,
 ) -> Encoded:
     """See `overtone.ops.encode_topk`."""
-    return _encode_largest(Largest(k), x, W_enc, b_enc, centre)
+    return _encode_largest(Largest(min(k, len(W_enc))), x, W_enc, b_enc, centre, k, ranks)
 
 
 def encode_batch_topk(
@@ -78,9 +82,14 @@ def encode_batch_topk(
     k: int,
     *,
     centre: Float[Tensor, " d"] | None = None,
+    world: World | None = None,
 ) -> Encoded:
     """See `overtone.ops.encode_batch_topk`."""
-    return _encode_largest(LargestOfBatch(k), x, W_enc, b_enc, centre)
+    if world is None or world.size == 1:
+        return _encode_largest(LargestOfBatch(k), x, W_enc, b_enc, centre)
+    shifted = _shifted(x, centre)
+    entries = largest_entries_of_ranks(shifted, W_enc, b_enc, k, world)
+    return _encode(x, W_enc, b_enc, centre, False, shifted, entries)
 
 
 def encode_abs_topk(
@@ -90,9 +99,10 @@ def encode_abs_topk(
     k: int,
     *,
     centre: Float[Tensor, " d"] | None = None,
+    ranks: Axis = ALONE,
 ) -> Encoded:
     """See `overtone.ops.encode_abs_topk`."""
-    return _encode_largest(LargestSizes(k), x, W_enc, b_enc, centre)
+    return _encode_largest(LargestSizes(min(k, len(W_enc))), x, W_enc, b_enc, centre, k, ranks)
 
 
 def encode_group_max(
@@ -107,9 +117,15 @@ def encode_group_max(
     return _encode_largest(LargestOfGroups(k), x, W_enc, b_enc, centre)
 
 
-def _encode_largest(rule: Rule, x: Tensor, W_enc: Tensor, b_enc: Tensor, centre: Tensor | None) -> Encoded:
+def _encode_largest(
+    rule: Rule, x: Tensor, W_enc: Tensor, b_enc: Tensor, centre: Tensor | None, k: int = 0, ranks: Axis = ALONE
+) -> Encoded:
+    """The largest entries by a rule; with k, the k largest of every row where ranks share the latents."""
     shifted = _shifted(x, centre)
     entries = largest_entries(shifted, W_enc, b_enc, rule)
+    if ranks.size > 1:
+        size = entries.pre.abs() if rule.signed else entries.pre
+        entries = entries.where(among_largest_of_rows(size, entries.rows, len(x), k, ranks))
     return _encode(x, W_enc, b_enc, centre, False, shifted, entries, signed=rule.signed)
 
 

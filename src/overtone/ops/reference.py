@@ -7,6 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from overtone.ops.codes import AnyCodes, DenseCodes, Encoded, SparseCodes
+from overtone.ops.shared import among_largest, among_largest_of_rows
+from overtone.parallel import ALONE, Axis, World
 
 
 def encode_threshold(
@@ -31,12 +33,13 @@ def encode_topk(
     k: int,
     *,
     centre: Float[Tensor, " d"] | None = None,
+    ranks: Axis = ALONE,
 ) -> Encoded:
     """See `overtone.ops.encode_topk`."""
     pre = (x if centre is None else x - centre) @ W_enc.T + b_enc
     kept = pre.argsort(dim=1, descending=True, stable=True)[:, :k]
     selected = torch.zeros_like(pre, dtype=torch.bool).scatter(1, kept, True)
-    return _encoded(pre, pre, selected & (pre > 0))
+    return _encoded(pre, pre, _of_all(pre, selected & (pre > 0), k, ranks))
 
 
 def encode_batch_topk(
@@ -46,11 +49,12 @@ def encode_batch_topk(
     k: int,
     *,
     centre: Float[Tensor, " d"] | None = None,
+    world: World | None = None,
 ) -> Encoded:
     """See `overtone.ops.encode_batch_topk`."""
     pre = (x if centre is None else x - centre) @ W_enc.T + b_enc
-    kept = pre.flatten().argsort(descending=True, stable=True)[: k * len(x)]
-    selected = torch.zeros_like(pre, dtype=torch.bool).flatten().scatter(0, kept, True).view_as(pre)
+    world = world or World()
+    selected = among_largest(pre.detach().flatten(), k * len(x) * world.rows.size, world.everyone).view_as(pre)
     return _encoded(pre, pre, selected & (pre > 0))
 
 
@@ -61,12 +65,14 @@ def encode_abs_topk(
     k: int,
     *,
     centre: Float[Tensor, " d"] | None = None,
+    ranks: Axis = ALONE,
 ) -> Encoded:
     """See `overtone.ops.encode_abs_topk`."""
     pre = (x if centre is None else x - centre) @ W_enc.T + b_enc
     size = pre.abs()
     kept = size.argsort(dim=1, descending=True, stable=True)[:, :k]
     active = torch.zeros_like(pre, dtype=torch.bool).scatter(1, kept, True) & (size > 0)
+    active = _of_all(size, active, k, ranks)
     return Encoded(SparseCodes.from_dense(pre, active), *_firing(size, active))
 
 
@@ -149,6 +155,13 @@ def decode_groups(
         prefixes.append(prefix if b_dec is None else prefix + b_dec)
         explained = prefix.detach()
     return torch.stack(prefixes)
+
+
+def _of_all(size: Tensor, largest: Tensor, k: int, ranks: Axis) -> Tensor:
+    """Which of a rank's largest entries of every row are among those of all ranks' latents."""
+    rows, latents = largest.nonzero(as_tuple=True)
+    kept = among_largest_of_rows(size.detach()[rows, latents], rows, len(size), k, ranks)
+    return torch.zeros_like(largest).index_put((rows[kept], latents[kept]), torch.ones_like(kept[kept]))
 
 
 def _encoded(pre: Tensor, z: Tensor, active: Tensor) -> Encoded:

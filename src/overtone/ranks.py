@@ -1,0 +1,99 @@
+"""Which methods ranks can train together, and a rank's part of a batch. `parallel` has what ranks say to each other."""
+
+from typing import Any
+
+from overtone.data.stream import Batch
+from overtone.gating import Gated, LatentThreshold, ThresholdJumpReLU
+from overtone.losses import (
+    Alignment,
+    Matryoshka,
+    NormalisedMSE,
+    OfBatch,
+    RarestFirst,
+    RareSuffixes,
+    Reconstruction,
+    SampledMatryoshka,
+)
+from overtone.method import Method
+from overtone.parallel import Axis, World
+from overtone.penalties import L0, L1, GateL1, GateReconstruction, Lp, PreActivation, Tanh
+from overtone.protocols import fits
+from overtone.revival import CountIdle
+from overtone.rules import (
+    AtomsNearStart,
+    CentreAtMean,
+    TangentGradient,
+    ThresholdEMA,
+    UnitEncoder,
+    UnitNorm,
+    WhitenedEncoder,
+)
+from overtone.schedules import resolved
+from overtone.selection import (
+    AbsTopK,
+    BatchSelection,
+    BatchTopK,
+    JumpReLU,
+    ReLU,
+    SharedSelection,
+    SmoothReLU,
+    Threshold,
+    TopK,
+)
+from overtone.steering import BiasAdaptation, FixedBias, Release
+
+# Parts that do with some of the latents what they do with all: one by one, or by asking the ranks that have the others.
+SPLIT: tuple[type, ...] = (
+    *(ReLU, JumpReLU, SmoothReLU, Threshold, TopK, AbsTopK, BatchTopK),
+    *(ThresholdJumpReLU, LatentThreshold, Gated),
+    *(Reconstruction, NormalisedMSE, RarestFirst, RareSuffixes, Matryoshka, SampledMatryoshka, Alignment),
+    *(L1, Lp, L0, Tanh, PreActivation, GateL1, GateReconstruction),
+    *(UnitNorm, UnitEncoder, TangentGradient, AtomsNearStart, CentreAtMean, WhitenedEncoder),
+    *(BiasAdaptation, Release, FixedBias, ThresholdEMA, CountIdle),
+)
+
+
+def check_ranks(method: Method, latents: int, batch: int, world: World) -> None:
+    """Raise a ValueError where these ranks cannot train a dictionary by this method together."""
+    losses = [resolved(term, 1, 1) for term in method.losses]
+    _check_rows(method, losses, batch, world.rows.size)
+    if world.latents.size == 1:
+        return
+    if latents < world.latents.size:
+        raise ValueError(
+            f"latents={latents} cannot be split over {world.latents.size} ranks; widen the dictionary, or split it over fewer"
+        )
+    whole = [part for part in (method.select, *losses, *method.rules) if type(part) not in SPLIT]
+    if whole:
+        raise ValueError(
+            f"method {method.name!r} has {type(whole[0]).__name__}, which needs all latents in one place; let its ranks "
+            "share the rows alone"
+        )
+
+
+def _check_rows(method: Method, losses: list[Any], batch: int, ranks: int) -> None:
+    if batch % ranks:
+        raise ValueError(
+            f"batch={batch} cannot be dealt out to {ranks} ranks in equal parts; make it a multiple of {ranks}, or start "
+            "another number of ranks"
+        )
+    asks_text = [term for term in losses if fits(term, OfBatch)]
+    if ranks > 1 and asks_text:
+        raise ValueError(
+            f"method {method.name!r} has the loss {type(asks_text[0]).__name__}, which asks the model about whole texts, and "
+            f"{ranks} ranks would each have a part of them; train it in one process"
+        )
+    if ranks > 1 and fits(method.select, BatchSelection) and not fits(method.select, SharedSelection):
+        raise ValueError(
+            f"{method.select} codes a batch together and does not say how {ranks} ranks do that; give it encode_shared "
+            "(overtone.selection.SharedSelection), or train it in one process"
+        )
+
+
+def part_of(batch: Batch, ranks: Axis) -> Batch:
+    """A rank's rows of a batch."""
+    if ranks.size == 1:
+        return batch
+    rows = ranks.part(len(batch.x))
+    x = batch.x[rows]
+    return Batch(x, x if batch.target is batch.x else batch.target[rows])
