@@ -9,6 +9,7 @@ import tyro
 from torch import Tensor
 
 from overtone import checkpoint, formats
+from overtone.cli.beside import Seen, text_key, with_counterparts
 from overtone.cli.common import console, finite_again
 from overtone.cli.evaluate import LARGEST_RESULTS, check_options, checksum, measure
 from overtone.cli.in_text import InText, Split, examples_of, in_text
@@ -18,13 +19,13 @@ from overtone.data.filling import plan_of
 from overtone.data.source import FileSource
 from overtone.dictionary import Dictionary
 from overtone.files import check_writable
+from overtone.interpret.alongside import Passages
 from overtone.interpret.detection import TokenText
 from overtone.interpret.examples import ExamplePlan, LatentExamples
 from overtone.interpret.histograms import CodeHistograms
 from overtone.interpret.neighbours import FiredTogether, by_direction
 from overtone.metrics.lens import logit_lens
-from overtone.metrics.matching import best_match
-from overtone.report.page import Counterparts, LatentsView, PageText, RunView, page_text, write_page
+from overtone.report.page import LatentsView, PageText, RunView, page_text, write_page
 from overtone.runs import RunFolder
 from overtone.selection import AbsTopK
 from overtone.users_code import parts_named
@@ -32,6 +33,7 @@ from overtone.users_code import parts_named
 PLAN = ExamplePlan(top=10, sample=12, pool=1)
 COUNTED_TOGETHER = 50_000  # rows on which is counted which latents fire together
 PROMOTED = 8
+PASSAGES, PASSAGE = 20, 64  # pieces of text with all codes, and tokens of each
 LARGE = 30 * 2**20  # bytes from which on browsers take their time
 
 
@@ -118,8 +120,7 @@ def write_report(
     """Gather what the page shows and write it; arguments as in `report`."""
     plan = ExamplePlan(PLAN.top, PLAN.sample, PLAN.width, PLAN.before, PLAN.pool, seed)
     scored = _scores(scores)
-    found = [_examples(s, plan, rows, scored.get(checksum(s.dictionary), {}), lens) for s in subjects]
-    found = [view._replace(counterparts=_counterparts(subjects, i)) for i, view in enumerate(found)]
+    found = with_counterparts([_seen(s, plan, rows, scored.get(checksum(s.dictionary), {}), lens) for s in subjects])
     texts = _texts(subjects, found)
     views = [
         RunView(
@@ -130,7 +131,7 @@ def write_report(
             s.folder.records() if s.folder else [],
             _targets(s),
             view,
-            texts[_text_key(s.text)],
+            texts[text_key(s.text)],
         )
         for s, view in zip(subjects, found, strict=True)
     ]
@@ -140,12 +141,17 @@ def write_report(
         console.print("It is large: browsers take a moment to open it. Fewer dictionaries on one page make it smaller")
 
 
-def _examples(subject: Subject, plan: ExamplePlan, rows: int, scored: Mapping[str, Any], lens: bool) -> LatentsView:
+def _seen(subject: Subject, plan: ExamplePlan, rows: int, scored: Mapping[str, Any], lens: bool) -> Seen:
     """One pass over the text, and what follows from the weights."""
     dictionary = subject.dictionary
     sizes = CodeHistograms(dictionary.latents)
     together = FiredTogether(dictionary.latents, min(1.0, COUNTED_TOGETHER / rows), plan.seed)
-    watch = (lambda codes, _: sizes.add(codes), lambda codes, text: together.add(codes, text.first))
+    passages = Passages(PASSAGES, PASSAGE, plan.seed)
+    watch = (
+        lambda codes, _: sizes.add(codes),
+        lambda codes, text: together.add(codes, text.first),
+        passages.add,
+    )
     seen: LatentExamples = examples_of(subject.name, dictionary, subject.text, plan, z_scores=True, watch=watch)
     assert seen.z_score is not None
     detection = None
@@ -153,7 +159,8 @@ def _examples(subject: Subject, plan: ExamplePlan, rows: int, scored: Mapping[st
         detection = torch.full((dictionary.latents,), torch.nan)
         for latent, values in scored["scores"].items():
             detection[int(latent)] = finite_again(values)["detection"]
-    return LatentsView(
+    signed = not isinstance(dictionary.select, AbsTopK)
+    view = LatentsView(
         seen.seen.frequency.float(),
         seen.seen.peak.float(),
         seen.z_score,
@@ -161,27 +168,14 @@ def _examples(subject: Subject, plan: ExamplePlan, rows: int, scored: Mapping[st
         seen.sample,
         sizes.counts,
         sizes.width,
-        by_direction(dictionary.W_dec.detach().float(), signed=_signed(dictionary)),
+        by_direction(dictionary.W_dec.detach().float(), signed=signed),
         together.neighbours(),
         lens=_lens(subject) if lens else None,
         labels={int(latent): words for latent, words in scored.get("explanations", {}).items()},
         detection=detection,
+        passages=passages.passages(),
     )
-
-
-def _signed(dictionary: Dictionary) -> bool:
-    return not isinstance(dictionary.select, AbsTopK)
-
-
-def _counterparts(subjects: Sequence[Subject], mine: int) -> list[Counterparts]:
-    atoms = [s.dictionary.W_dec.detach().float() for s in subjects]
-    signed = all(_signed(s.dictionary) for s in subjects)
-    nearest = {
-        j: best_match(atoms[mine], other, signed=signed)
-        for j, other in enumerate(atoms)
-        if j != mine and other.shape[1] == atoms[mine].shape[1]
-    }
-    return [Counterparts(j, match.nearest, match.cosine) for j, match in nearest.items()]
+    return Seen(subject.name, dictionary, subject.text, view, together)
 
 
 def _lens(subject: Subject) -> list[tuple[list[str], list[str]]] | None:
@@ -203,16 +197,13 @@ def _scores(path: Path | None) -> dict[str, dict[str, Any]]:
     return {result["weights"]: result for result in results if "scores" in result}
 
 
-def _text_key(text: InText) -> tuple[Path, str]:
-    return text.store.path.resolve(), text.where
-
-
-def _texts(subjects: Sequence[Subject], views: Sequence[LatentsView]) -> dict[tuple[Path, str], PageText]:
+def _texts(subjects: Sequence[Subject], views: Sequence[LatentsView]) -> dict[tuple[str, str], PageText]:
     """Every text once, with what any of its dictionaries shows of it."""
-    windows: dict[tuple[Path, str], list[Any]] = {}
+    windows: dict[tuple[str, str], list[Any]] = {}
     for subject, view in zip(subjects, views, strict=True):
-        windows.setdefault(_text_key(subject.text), []).extend([view.strongest, view.sampled])
-    words = {_text_key(s.text): TokenText(s.text.tokenizer).words for s in subjects}
+        shown = [view.strongest, view.sampled, *(passage.window() for passage in view.passages)]
+        windows.setdefault(text_key(subject.text), []).extend(shown)
+    words = {text_key(s.text): TokenText(s.text.tokenizer).words for s in subjects}
     return {key: page_text(parts, words[key]) for key, parts in windows.items()}
 
 

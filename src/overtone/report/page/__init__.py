@@ -2,6 +2,6 @@
 
 from overtone.report.page.document import write_page
 from overtone.report.page.text import PageText, page_text
-from overtone.report.page.views import Counterparts, LatentsView, RunView
+from overtone.report.page.views import Counterparts, LatentsView, Likeness, RunView
 
-__all__ = ["Counterparts", "LatentsView", "PageText", "RunView", "page_text", "write_page"]
+__all__ = ["Counterparts", "LatentsView", "Likeness", "PageText", "RunView", "page_text", "write_page"]
