@@ -28,6 +28,7 @@ def main() -> None:
     from overtone.cli.store import store
     from overtone.cli.theory import theory
     from overtone.cli.train import train
+    from overtone.cli.view import view
 
     if sys.argv[1:] == ["--version"]:
         print(f"overtone {__version__}")
@@ -45,6 +46,7 @@ def main() -> None:
         "score": score,
         "probe": probe,
         "report": report,
+        "view": view,
         "export": export,
         "theory": theory,
         "experiment": experiment,

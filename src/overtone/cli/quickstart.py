@@ -12,7 +12,8 @@ from rich.table import Table
 from overtone import recipes
 from overtone.cli.common import console, follow, one_line, write_json
 from overtone.cli.in_text import in_text
-from overtone.cli.report import Subject, write_report
+from overtone.cli.pages import Subject
+from overtone.cli.report import write_report
 from overtone.cli.rows import ACTIVATIONS, EVALUATED, check_plan, harvest_with_held_out, held_out_documents, rows_of
 from overtone.cli.train import located
 from overtone.config import to_json

@@ -7,7 +7,8 @@ function frontier(runs) {
   if (known.length < 2 || Math.max(...l0s) < 1.05 * Math.min(...l0s)) return null;
   const evs = known.map((run) => run.metrics.explained_variance);
   const room = 0.08 * (Math.max(...evs) - Math.min(...evs)) || 0.01;
-  const x = scale([Math.min(...l0s) / 1.1, Math.max(...l0s) * 1.1], across(), true);
+  const wide = Math.max(...l0s) > 4 * Math.min(...l0s);
+  const x = scale([Math.min(...l0s) / 1.1, Math.max(...l0s) * 1.1], across(), wide);
   const y = scale([Math.min(...evs) - room, Math.max(...evs) + room], upwards());
   const methods = [...new Set(known.map((run) => run.method ?? run.name))];
   const lines = methods.map((method) => {
@@ -15,7 +16,7 @@ function frontier(runs) {
     return draw("path", { class: "grid", fill: "none", d: own.map(({ metrics: m }, i) => `${i ? "L" : "M"}${x(m.l0)} ${y(m.explained_variance)}`).join("") });
   });
   const points = known.map((run, i) => draw("path", { class: `point s${i % 6}`, d: `M${x(run.metrics.l0)} ${y(run.metrics.explained_variance)}h0` }));
-  const labels = ["active latents per token (L0, logarithmic)", "explained variance"];
+  const labels = [`active latents per token (L0${wide ? ", logarithmic" : ""})`, "explained variance"];
   return figure("Explained variance against L0", chart("Explained variance against L0", [...axes(x, y, labels), ...lines, ...points]), {
     legend: known.map((run, i) => [run.name, `s${i % 6}`]), note: "Up and to the left is better.",
     header: ["dictionary", "L0", "explained variance"], rows: known.map((run) => [run.name, number(run.metrics.l0), number(run.metrics.explained_variance)]),

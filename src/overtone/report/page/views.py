@@ -170,6 +170,13 @@ def narrowest(values: Shaped[np.ndarray, "*shape"]) -> dict[str, Any]:
     return packed(values, "u16" if not values.size or values.max() < 2**16 else "u32")
 
 
+def reading_json(words: Sequence[str], codes: Sequence[SparseCodes]) -> dict[str, Any]:
+    """A text for the page's script: its tokens, and for every dictionary on the page all of its codes."""
+    # Lone surrogates, which tokenisers may leave behind, have no bytes.
+    tokens = [word.encode("utf-8", "replace").decode() for word in words]
+    return {"tokens": tokens, "runs": [codes_json(one) for one in codes]}
+
+
 def codes_json(codes: SparseCodes) -> dict[str, Any]:
     """Every active latent of some rows, with its code as float32."""
     return {
