@@ -80,10 +80,8 @@ class Reader:
         for at, values in parts:
             for site, value in zip(self.sites, values, strict=True):
                 found.setdefault(site.name, torch.empty(len(rows.token_ids), value.shape[1]))[at] = value
-        words = [self._words.words(c.ids[c.keep].tolist()) for c in contexts]
-        return Reading(
-            [word for some in words for word in some], [self._codes(*one, found) for one in self.dictionaries]
-        )
+        words = self._words.words(rows.token_ids.tolist())
+        return Reading([*words], [self._codes(*one, found) for one in self.dictionaries])
 
     def _codes(self, dictionary: Dictionary, reads: Sequence[Block], rows: dict[str, torch.Tensor]) -> SparseCodes:
         codes = dictionary.encode(side_by_side(reads, rows)).entries.sparse()

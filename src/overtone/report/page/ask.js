@@ -21,7 +21,7 @@ async function readAsked() {
     const { tokens, runs } = await asked(text);
     byId("passage").value = "";
     openReading(readingOf(tokens, runs.map((codes, i) => [openRun(i), codes])));
-    told(`${tokens.length.toLocaleString("en")} tokens`);
+    told(`${tokens.length.toLocaleString("en")} token${tokens.length === 1 ? "" : "s"}`);
   } catch (error) {
     told(error instanceof TypeError ? "The server does not answer; is `overtone view` still running?" : `Not read: ${error.message}`);
   } finally {
