@@ -73,7 +73,8 @@ def test_a_text_of_ones_own(tab: Any, made: Path):
         codes = overtone.load(made / f"d{run}").encode(x).z.detach()
         tokens = tab.locator(f"#reader-{run} .pick")
         assert [t.strip() for t in tokens.all_text_contents()] == ["three", "one", "[UNK]", "four", "four", "ten"]
-        tokens.nth(3).click()
+        if run == 0:
+            tokens.nth(3).click()  # in every dictionary
         listed = tab.locator(f"#reader-{run} .near li")
         found = {
             int(line.locator("a").text_content().split()[0].removeprefix("#")): float(

@@ -19,6 +19,7 @@ def main() -> None:
     from overtone.cli.harvest import harvest
     from overtone.cli.latents import latents
     from overtone.cli.methods import methods
+    from overtone.cli.plot import plot
     from overtone.cli.probe import probe
     from overtone.cli.quickstart import quickstart
     from overtone.cli.recover import recover
@@ -47,6 +48,7 @@ def main() -> None:
         "probe": probe,
         "report": report,
         "view": view,
+        "plot": plot,
         "export": export,
         "theory": theory,
         "experiment": experiment,
