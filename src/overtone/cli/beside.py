@@ -1,6 +1,7 @@
 """A report's dictionaries beside each other: which latent of one stands for which of another, and its codes in its windows."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,19 +17,24 @@ from overtone.report.page import Counterparts, LatentsView, Likeness
 from overtone.selection import AbsTopK
 
 
-class Seen:
+class Seen(NamedTuple):
     """A dictionary that has been seen in its text.
 
-    Args:
+    Attributes:
         name: how the page calls it.
         dictionary: it.
         text: its text.
         view: of its latents.
         together: which of them fired together.
+        metrics: what was measured of it.
     """
 
-    def __init__(self, name: str, dictionary: Dictionary, text: InText, view: LatentsView, together: FiredTogether):
-        self.name, self.dictionary, self.text, self.view, self.together = name, dictionary, text, view, together
+    name: str
+    dictionary: Dictionary
+    text: InText
+    view: LatentsView
+    together: FiredTogether
+    metrics: Mapping[str, Any]
 
     @property
     def atoms(self) -> Tensor:

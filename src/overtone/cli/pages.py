@@ -42,14 +42,14 @@ class Subject(NamedTuple):
         dictionary: it.
         text: its text.
         folder: of the run that trained it; None: another tool's.
-        metrics: what was measured of it.
+        metrics: what was measured of it; None: to be measured while its text is read.
     """
 
     name: str
     dictionary: Dictionary
     text: InText
     folder: RunFolder | None
-    metrics: Mapping[str, Any]
+    metrics: Mapping[str, Any] | None
 
 
 def subjects_of(
@@ -64,7 +64,7 @@ def subjects_of(
     input_norm: formats.InputNorm | None,
     parts: tuple[str, ...],
 ) -> list[Subject]:
-    """Dictionaries with their text, measured on it; arguments as in `overtone report`."""
+    """Dictionaries with their text; arguments as in `overtone report`."""
     check_options(runs, rows, None, False)
     own = parts_named(parts)
     subjects = []
@@ -74,8 +74,11 @@ def subjects_of(
         folder = run_at(run, own)
         source = source_of(folder) if folder else None
         wanted = target if source is None or isinstance(source, FileSource) else target or source.target
-        batches = text.store.batches(text.site, split, target=wanted, limit=rows, seed=seed)
-        metrics = measure(name, dictionary, batches, text.where, text.store.layout(text.site, wanted))["metrics"]
+        layout, metrics = text.store.layout(text.site, wanted), None
+        if not (layout.onto_itself and dictionary.layout.onto_itself):
+            # The text's rows are those that are read; what is to be reconstructed takes a pass of its own.
+            batches = text.store.batches(text.site, split, target=wanted, limit=rows, seed=seed)
+            metrics = measure(name, dictionary, batches, text.where, layout)["metrics"]
         subjects.append(Subject(name, dictionary, text, folder, metrics))
     return subjects
 
@@ -91,20 +94,21 @@ def run_views(
     """Gather what a page shows; arguments as in `overtone report`."""
     plan = ExamplePlan(PLAN.top, PLAN.sample, PLAN.width, PLAN.before, PLAN.pool, seed)
     scored = _scores(scores)
-    found = with_counterparts([_seen(s, plan, rows, scored.get(checksum(s.dictionary), {}), lens) for s in subjects])
+    seen = [_seen(s, plan, rows, scored.get(checksum(s.dictionary), {}), lens) for s in subjects]
+    found = with_counterparts(seen)
     texts = _texts(subjects, found)
     return [
         RunView(
             s.name,
             checksum(s.dictionary),
-            _about(s),
-            s.metrics,
+            _about(s, one.metrics),
+            one.metrics,
             s.folder.records() if s.folder else [],
             _targets(s),
             view,
             texts[text_key(s.text)],
         )
-        for s, view in zip(subjects, found, strict=True)
+        for s, one, view in zip(subjects, seen, found, strict=True)
     ]
 
 
@@ -119,7 +123,9 @@ def _seen(subject: Subject, plan: ExamplePlan, rows: int, scored: Mapping[str, A
         lambda codes, text: together.add(codes, text.first),
         passages.add,
     )
-    seen: LatentExamples = examples_of(subject.name, dictionary, subject.text, plan, z_scores=True, watch=watch)
+    seen: LatentExamples = examples_of(
+        subject.name, dictionary, subject.text, plan, z_scores=True, measure=subject.metrics is None, watch=watch
+    )
     assert seen.z_score is not None
     detection = None
     if scored:
@@ -142,7 +148,11 @@ def _seen(subject: Subject, plan: ExamplePlan, rows: int, scored: Mapping[str, A
         detection=detection,
         passages=passages.passages(),
     )
-    return Seen(subject.name, dictionary, subject.text, view, together)
+    metrics = subject.metrics
+    if metrics is None:
+        assert seen.reconstruction is not None
+        metrics = seen.reconstruction.summary()
+    return Seen(subject.name, dictionary, subject.text, view, together, metrics)
 
 
 def _lens(subject: Subject) -> list[tuple[list[str], list[str]]] | None:
@@ -191,7 +201,7 @@ def _last(name: str) -> str:
     return Path(name).name if Path(name).is_absolute() else name
 
 
-def _about(subject: Subject) -> dict[str, str]:
+def _about(subject: Subject, metrics: Mapping[str, Any]) -> dict[str, str]:
     """What was trained on what, in words."""
     dictionary, store = subject.dictionary, subject.text.store
     plan = plan_of(store.manifest, store.path)
@@ -203,5 +213,5 @@ def _about(subject: Subject) -> dict[str, str]:
     sites = (subject.text.site,) if isinstance(subject.text.site, str) else subject.text.site
     about["activations"] = f"{', '.join(sites)} of {_last(plan.model)}"
     about["text"] = ", ".join(map(_last, plan.text))
-    about["examples and numbers from"] = f"{subject.metrics['rows']:,} {subject.text.where.split(' of ')[0]}"
+    about["examples and numbers from"] = f"{metrics['rows']:,} {subject.text.where.split(' of ')[0]}"
     return about

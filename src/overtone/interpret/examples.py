@@ -18,7 +18,9 @@ from overtone.dictionary import Codes, Dictionary
 from overtone.firing import FiringStats
 from overtone.interpret.sampling import random_rank
 from overtone.interpret.slots import Slots, Windows, codes_between, strength_rank
+from overtone.metrics import reconstruction
 from overtone.metrics.latents import ReadMoments
+from overtone.metrics.reconstruction import ReconstructionStats
 from overtone.ops import SparseCodes
 
 Progress = Callable[[int], None]
@@ -85,6 +87,7 @@ class LatentExamples(NamedTuple):
         stretches: in how many stretches each latent fires.
         seen: how often each fires, and its peak.
         z_score: of each latent, where it was asked for (maths.md eq. 19).
+        reconstruction: how well the rows are reconstructed, where it was asked for.
     """
 
     top: Windows
@@ -94,6 +97,7 @@ class LatentExamples(NamedTuple):
     stretches: Int[Tensor, " latents"]
     seen: FiringStats
     z_score: Float[Tensor, " latents"] | None = None
+    reconstruction: ReconstructionStats | None = None
 
     def strongest(self, latent: int) -> list[Example]:
         """The strongest examples of a latent, strongest first."""
@@ -233,6 +237,7 @@ def collect_examples(
     plan: ExamplePlan | None = None,
     *,
     z_scores: bool = False,
+    measure: bool = False,
     watch: Sequence[Watch] = (),
     progress: Progress | None = None,
 ) -> LatentExamples:
@@ -243,6 +248,7 @@ def collect_examples(
         text: from `store_rows` or `activations_rows`.
         plan: how many, and how much text around each.
         z_scores: also each latent's Z-score, which takes the second moments of the rows.
+        measure: also how well the rows are reconstructed, by a dictionary that reconstructs what it reads.
         watch: called with the codes of some whole contexts and their text, for what else is to be known from the same pass.
         progress: called with the number of rows done.
 
@@ -250,14 +256,17 @@ def collect_examples(
         ValueError: no rows.
     """
     collector = Collector(dictionary.latents, plan)
-    seen, moments = firing.empty(dictionary.latents), None
-    for _, codes, normalised in _coded(dictionary, text, (collector.add, *watch), progress):
+    seen, moments, measured = firing.empty(dictionary.latents), None, None
+    for part, codes, normalised in _coded(dictionary, text, (collector.add, *watch), progress):
         seen = firing.merge(seen, FiringStats(*(value.cpu() for value in codes.seen)))
         if z_scores:
             here = ReadMoments.of(normalised)
             moments = here if moments is None else moments.merge(here)
+        if measure:
+            stats = reconstruction.observe(dictionary, codes, part.x)
+            measured = stats if measured is None else reconstruction.merge(measured, stats)
     z = None if moments is None else moments.z_score(dictionary, seen.peak)
-    return collector.examples(seen, z)
+    return collector.examples(seen, z)._replace(reconstruction=measured)
 
 
 @torch.no_grad()

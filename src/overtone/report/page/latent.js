@@ -3,6 +3,7 @@ const address = (run, latent) => `#latent/${run}/${latent}`;
 const tip = byId("tip");
 
 function showTip(token) {
+  if (!token.isConnected) return; // what it was on has just been drawn anew
   const { text, code, latent } = token.told;
   const more = isLong(text) ? ` (${text.length.toLocaleString("en")} characters; Enter or a click shows or hides them)` : "";
   tip.replaceChildren(make("strong", {}, number(code, 5)), latent === undefined ? " on " : ` of #${latent} on `, isolated(shown(text).short || "an empty token"), more);

@@ -44,9 +44,11 @@ function readToken(part, token) {
   const text = reading.text.tokens[token];
   const { latent, code, share: strong } = shading(part, token);
   const active = code !== 0;
+  // Nearly every token has some latent near its largest code: of the strongest of all, only those that stand out are to be seen.
+  const depth = reading.chosen.has(part.run.number) ? strong : strong ** 4;
   const element = make(active ? "mark" : "span", { className: "token pick", tabIndex: token === Math.max(0, reading.at) ? 0 : -1, role: "button", "aria-pressed": String(token === reading.at) }, shown(text).short || "∅");
   element.told = { text, code, latent };
-  if (active) element.style.setProperty("--share", (0.06 + 0.94 * strong).toFixed(3));
+  if (active) element.style.setProperty("--share", (0.06 + 0.94 * depth).toFixed(3));
   if (code < 0) element.classList.add("negative");
   element.addEventListener("click", () => pick(token, part.run.number));
   element.addEventListener("keydown", (event) => {
@@ -91,7 +93,7 @@ function readerElement(part) {
   const line = make("p", { className: "reading", dir: "auto" }, ...reading.text.tokens.map((_, token) => readToken(part, token)));
   const by = make("input", { type: "number", min: 0, max: run.latents - 1, value: chosen ?? "", id: `by-${run.number}`, placeholder: "strongest" });
   by.addEventListener("change", () => choose(run.number, by.value === "" || !(Number(by.value) < run.latents) ? undefined : Math.max(0, Math.floor(Number(by.value)))));
-  return make("section", { className: "card reader", id: `reader-${run.number}` },
+  return make("section", { className: "card", id: `reader-${run.number}` },
     make("h3", {}, isolated(run.name)),
     make("label", { className: "check" }, "Shade by latent # ", by),
     line, activeElement(part));
