@@ -44,7 +44,7 @@ def compared(call, rows: torch.Tensor, tmp_path: Path) -> Path:
 
 
 def table(path: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(path.open()))
+    return list(csv.DictReader(path.read_text().splitlines()))
 
 
 def test_a_comparison_and_its_runs(call, compared: Path, tmp_path: Path):

@@ -82,7 +82,7 @@ def test_interrupted_and_resumed(call, tiny: None, tmp_path: Path, monkeypatch: 
     assert (tmp_path / "again.svg").read_bytes() == (tmp_path / "lab" / "all.svg").read_bytes()
     status, _, err = call("plot", "lab", "-o", "third.svg", "--data", "third.csv")
     assert status == 0 and (tmp_path / "third.svg").read_bytes() == (tmp_path / "again.svg").read_bytes(), err
-    drawn = csv.DictReader((tmp_path / "third.csv").open())
+    drawn = csv.DictReader((tmp_path / "third.csv").read_text().splitlines())
     gba = [float(r["value"]) for r in drawn if (r["suite"], r["method"], r["variant"], r["score"]) == FRR_OF_GBA]
     assert gba == [r["frr"]["0.8"] for r in suites["imbalanced"]["results"] if r["method"] == "gba"]
     (tmp_path / "one.json").write_text(json.dumps(suites["imbalanced"]))
