@@ -36,6 +36,11 @@ def test_a_table_and_every_number(call, tmp_path: Path, monkeypatch: pytest.Monk
     ]  # fmt: skip
     again = short.measured(TINY[1], 6)
     assert written["results"][3] == again._asdict()
+    pytest.importorskip("matplotlib", reason='needs pip install "overtone[report]"')
+    status, _, err = call("plot", "r.json", "-o", "f.svg", "--data", "d.json")
+    assert status == 0 and (tmp_path / "f.svg").is_file(), err
+    rows = json.loads((tmp_path / "d.json").read_text())["rows"]
+    assert rows[3] == {**again.point, "seed": 6, **again.found}
 
 
 @pytest.mark.parametrize(

@@ -12,39 +12,22 @@ import torch
 pytest.importorskip("transformers", reason='needs pip install "overtone[lm]"')
 
 import overtone
+import tiny_store
 from overtone.cli import score as verb
 from overtone.data.text_rows import store_rows
 from overtone.interpret.examples import collect_examples
 from overtone.metrics.latents import latent_stats
 from overtone.metrics.lens import logit_lens
-from tiny_models import WORDS, D, tiny
+from tiny_models import D
+from tiny_store import LATENTS
 
-LATENTS = 24
 STORIES = Path(__file__).parents[2].parent / "shared" / "data" / "stories260k"
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A causal model, its store of two sites, and three dictionaries that nobody has trained."""
-    folder = tmp_path_factory.mktemp("latents")
-    lm = tiny("llama", "[CLS] $A", 0.2)
-    lm.model.save_pretrained(folder / "model")
-    lm.tokenizer.save_pretrained(folder / "model")
-    rng = torch.Generator().manual_seed(0)
-    lines = [" ".join(WORDS[i] for i in torch.randint(len(WORDS), (45,), generator=rng)) for _ in range(60)]
-    (folder / "docs.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
-    plan = overtone.HarvestPlan(
-        str(folder / "model"),
-        ("resid.1", "mlp_out.1"),
-        (str(folder / "docs.jsonl"),),
-        context=16,
-        shard_mib=0.05,
-        held_out=0.3,
-    )
-    overtone.harvest_store(lm, plan, folder / "store")
-    for seed in range(2):
-        overtone.save(overtone.Dictionary(D, LATENTS, overtone.TopK(3 + seed), seed=seed), folder / f"d{seed}")
-    return folder
+    return tiny_store.make(tmp_path_factory.mktemp("latents"))
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """`overtone recover all` as a user meets it: every suite, what is published beside it, and going on after an interruption."""
 
+import csv
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -42,6 +43,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+FRR_OF_GBA = ("imbalanced", "gba", "", "frr_0.8")
 ALL = ("recover", "all", "--jobs", 1, "--seed", 3, "--out", "lab", "--models", "kept")
 
 
@@ -78,6 +80,14 @@ def test_interrupted_and_resumed(call, tiny: None, tmp_path: Path, monkeypatch: 
     assert all(f"({name}.svg)" in page and (tmp_path / "lab" / f"{name}.svg").is_file() for name in ("all", *TINY))
     assert call(*ALL, "--resume", "--plot", "again.svg")[0] == 0 and len(ran) == 4, "nothing is left to measure"
     assert (tmp_path / "again.svg").read_bytes() == (tmp_path / "lab" / "all.svg").read_bytes()
+    status, _, err = call("plot", "lab", "-o", "third.svg", "--data", "third.csv")
+    assert status == 0 and (tmp_path / "third.svg").read_bytes() == (tmp_path / "again.svg").read_bytes(), err
+    drawn = csv.DictReader((tmp_path / "third.csv").read_text().splitlines())
+    gba = [float(r["value"]) for r in drawn if (r["suite"], r["method"], r["variant"], r["score"]) == FRR_OF_GBA]
+    assert gba == [r["frr"]["0.8"] for r in suites["imbalanced"]["results"] if r["method"] == "gba"]
+    (tmp_path / "one.json").write_text(json.dumps(suites["imbalanced"]))
+    assert call("plot", "one.json", "-o", "one.svg")[0] == 0
+    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "lab" / "imbalanced.svg").read_bytes()
     assert (tmp_path / "lab" / "recovery.md").read_text() == page
     assert "has seeds [3], not [3, 4]" in call(*ALL, "--resume", "--seeds", 2)[2]
 

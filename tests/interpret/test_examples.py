@@ -10,6 +10,7 @@ from overtone import Dictionary, TopK
 from overtone.data.activations import Activations
 from overtone.data.text_rows import TextRows, activations_rows
 from overtone.interpret.examples import Collector, Example, ExamplePlan, LatentExamples, collect_examples
+from overtone.metrics.reconstruction import evaluate
 from overtone.ops import SparseCodes
 
 LATENTS, PLAN = 7, ExamplePlan(top=3, sample=5, width=6, before=4, pool=8)
@@ -145,7 +146,10 @@ def test_a_dictionary_is_read_as_its_codes_say(rows: torch.Tensor, generator: to
     doc = torch.zeros(len(rows), dtype=torch.int32)
     activations = Activations(rows, tokens, doc, torch.arange(len(rows)), context, ("d",), {})
     done: list[int] = []
-    found = collect_examples(dictionary, activations_rows(activations, 50), PLAN, z_scores=True, progress=done.append)
+    text = activations_rows(activations, 50)
+    found = collect_examples(dictionary, text, PLAN, z_scores=True, measure=True, progress=done.append)
+    assert found.reconstruction is not None
+    assert found.reconstruction.summary() == pytest.approx(evaluate(dictionary, rows).summary(), rel=1e-5)
     assert done[-1] == len(rows) and all(b - a <= 50 for a, b in pairwise([0, *done])) and len(done) > 10
     z = dictionary.encode(rows).z
     assert torch.equal(found.seen.fired, (z > 0).sum(0))

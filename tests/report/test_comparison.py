@@ -2,6 +2,7 @@
 
 import math
 import random
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from overtone.report.comparison import Point, Result, markdown, points, shown
 from overtone.report.frontier import frontier, spread_out
+from overtone.report.plots import save
 
 RESULTS = [
     Result("topk", f"topk(k={k})", width, seed, {"explained_variance": 0.1 * seed + width / 1000, "l0": float(k)})
@@ -72,7 +74,8 @@ def test_many_lines_widths_and_lone_points_are_drawn(tmp_path: Path):
     ]
     lone = [point("dead", 64, [0.0], [0.0]), point("constant", 64, [3.0], [math.nan]), point("one", 64, [33.0], [0.5])]
     for name, found in (("many", [*many, *lone]), ("lone", lone)):
-        frontier(found, [tmp_path / f"{name}.svg", tmp_path / f"{name}.png"], title=name)
+        for kind in ("svg", "png"):
+            save(partial(frontier, found, title=name), tmp_path / f"{name}.{kind}")
         assert (tmp_path / f"{name}.png").stat().st_size > 5000 and (tmp_path / f"{name}.svg").exists()
     with pytest.raises(ValueError, match="nothing to draw"):
-        frontier(lone[:2], [tmp_path / "none.svg"], title="none")
+        frontier(lone[:2], title="none")

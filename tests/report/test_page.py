@@ -57,6 +57,31 @@ def test_every_code_on_the_page_is_that_of_its_row(data: dict[str, Any], made: S
             assert tuple(shown) == made.words[start : start + length] and e["peak"][w] == row - start
 
 
+def test_codes_of_counterparts_and_of_passages_are_those_of_their_rows(data: dict[str, Any], made: Sample):
+    for i, (run, view) in enumerate(zip(data["runs"], made.runs, strict=True)):
+        (beside,) = run["counterparts"]
+        z, e = made.z[beside["run"]], run["examples"]
+        latent_of, windows = np.repeat(np.arange(run["latents"]), unpacked(e["windows"])), []
+        for m in range(run["latents"]):
+            windows += _windows(view.latents, m)
+        for kind, kept in (("by_direction", beside["by_direction"]), ("by_firing", beside["by_firing"])):
+            partner, packs = unpacked(kept["latent"]), kept["codes"]
+            entry = np.concatenate([[0], np.cumsum(unpacked(packs["entries"]), dtype=int)])
+            place, code, full = (unpacked(packs[name]) for name in ("place", "code", "full"))
+            for w, (m, (_, start, length)) in enumerate(zip(latent_of, windows, strict=True)):
+                codes, part = np.zeros(length), slice(entry[w], entry[w + 1])
+                codes[place[part]] = code[part] / FULL * float(full[m])
+                true = z[start : start + length, int(partner[m])].numpy()
+                if kind == "by_firing" and m < 20:  # the same latent as by direction: kept once
+                    true = np.zeros(length)
+                assert np.abs(codes - true).max() <= float(full[m]) / FULL / 2 * (1 + 1e-4)
+        for passage, kept in zip(view.latents.passages, run["passages"]["codes"], strict=True):
+            own = made.z[i][passage.row : passage.row + len(passage.token_ids)]
+            assert unpacked(kept["active"]).tolist() == (own != 0).sum(1).tolist()
+            assert unpacked(kept["latent"]).tolist() == own.nonzero()[:, 1].tolist()
+            assert np.array_equal(unpacked(kept["code"]), own[own != 0].numpy())
+
+
 def _windows(view: Any, m: int) -> list[tuple[int, int, int]]:
     found = []
     for windows in (view.strongest, view.sampled):

@@ -55,6 +55,11 @@ def tab(browser: Any, file: str) -> Iterator[Any]:
     context.close()
 
 
+def shown(tab: Any, latent: int) -> None:
+    """Wait until a latent is shown. The page's policy forbids Playwright to wait for a function of its own."""
+    tab.locator("#latent-title", has_text=f"Latent {latent} ").wait_for()
+
+
 def order(tab: Any) -> list[int]:
     tab.wait_for_selector(".row")
     return [int(text[1:]) for text in tab.locator(".row .number").all_text_contents()]
@@ -81,25 +86,25 @@ def test_sorted_and_searched(tab: Any, made: Sample):
 
 def test_switched_by_keys_and_links(tab: Any):
     tab.keyboard.press("j")
-    tab.wait_for_function("document.querySelector('#latent-title').textContent.startsWith('Latent 38')")
+    shown(tab, 38)
     tab.keyboard.press("k")
-    tab.wait_for_function("location.hash.endsWith('/39')")
+    shown(tab, 39)
     tab.focus("#list")
     tab.keyboard.press("ArrowDown")
-    tab.wait_for_function("location.hash.endsWith('/38')")
+    shown(tab, 38)
     assert tab.get_attribute("#list", "aria-activedescendant") == "row-38"
     tab.keyboard.press("/")
-    tab.wait_for_function("document.activeElement.id === 'search'")
+    playwright.expect(tab.locator("#search")).to_be_focused()
     link = tab.locator(".near a", has_text="<i>run</i> 1 #38")
     link.click()
-    tab.wait_for_function("location.hash === '#latent/1/38'")
+    tab.wait_for_url("**#latent/1/38")
     assert tab.input_value("#run") == "1"
 
 
 def test_values_on_hover_are_the_codes_that_python_computed(tab: Any, made: Sample):
     for m in (39, 3):
         tab.evaluate(f"location.hash = '#latent/0/{m}'")
-        tab.wait_for_function(f"document.querySelector('#latent-title').textContent.startsWith('Latent {m} ')")
+        shown(tab, m)
         view, z = made.runs[0].latents, made.z[0]
         for i in range(2):
             start, row = int(view.strongest.start[m, i]), int(view.strongest.row[m, i])
@@ -139,6 +144,72 @@ def test_hostile_text_is_shown_as_text(tab: Any):
     assert "x" * 10_000 in long.text_content()
 
 
+def test_two_dictionaries_beside_each_other(tab: Any, made: Sample):
+    """Shaded by both, with the codes that Python computed; sorted by cosine and by firing; a note on either side."""
+    tab.evaluate("location.hash = '#compare'")
+    tab.wait_for_selector("#pair-title")
+    listed = tab.locator("#pair-rows .row .number").all_text_contents()
+    assert listed[:3] == ["#39", "#38", "#37"], "by cosine"
+    tab.select_option("#pair-sort", "phi")
+    assert tab.locator("#pair-rows .row .number").first.text_content() == "#1", "the most alike by firing that fires"
+    view, (a, b) = made.runs[0].latents, made.z
+    for by, m, n in (("by_direction", 30, 30), ("by_firing", 30, 29), ("by_firing", 10, 10)):
+        tab.select_option("#pair-by", by)
+        tab.evaluate(f"location.hash = '#compare/0/1/{m}'")
+        tab.locator("#pair-title", has_text=f"#{m} and #{n} ").wait_for()
+        start, row = int(view.strongest.start[m, 0]), int(view.strongest.row[m, 0])
+        for side, z, latent in ((0, a, m), (1, b, n)):
+            tokens = tab.locator(".both").first.locator(".side").nth(side).locator(".token")
+            for place in (row - start, 1, 2):
+                tokens.nth(place).hover()
+                said = float(tab.locator("#tip strong").text_content())
+                assert said == pytest.approx(float(z[start + place, latent]), rel=1e-4, abs=1e-4)
+    tab.keyboard.press("Escape")
+    tab.fill("#note-right", "like the other")
+    tab.evaluate("location.hash = '#latent/1/10'")
+    playwright.expect(tab.locator("#note")).to_have_value("like the other")
+    tab.get_by_role("link", name="Compare #10 with its counterpart in").click()
+    tab.locator("#pair-title", has_text="#10 and #10 ").wait_for()
+    assert tab.evaluate("location.hash") == "#compare/1/0/10"
+
+
+def test_a_passage_token_by_token(tab: Any, made: Sample):
+    tab.evaluate("location.hash = '#read/2'")
+    tab.wait_for_selector("#reader-1 .pick")
+    for run in (0, 1):
+        passage = made.runs[run].latents.passages[2]
+        codes = passage.codes.dense()
+        token = int((codes != 0).sum(1).argmax())
+        tab.locator(f"#reader-{run} .pick").nth(token).click()
+        listed = tab.locator(f"#reader-{run} .near li")
+        active = codes[token].nonzero()[:, 0].tolist()
+        assert listed.count() == min(12, len(active)) > 1
+        for i in range(2):
+            line = listed.nth(i)
+            latent = int(line.locator("a").text_content().split()[0].removeprefix("#"))
+            assert float(line.locator(".code").text_content()) == pytest.approx(float(codes[token, latent]), rel=1e-2)
+        line.locator("button").click()
+        shaded = tab.locator(f"#reader-{run} mark.token").count()
+        assert shaded == int((codes[:, latent] != 0).sum()) > 0, "by that latent alone"
+        tab.locator(f"#reader-{run} .pick").nth(token).hover()
+        assert float(tab.locator("#tip strong").text_content()) == pytest.approx(float(codes[token, latent]), rel=1e-4)
+    tab.click("#passage-on")
+    following = made.runs[0].latents.passages[3]
+    playwright.expect(tab.locator("#passage")).to_have_value("3")
+    playwright.expect(tab.locator("#reader-0 .pick")).to_have_count(len(following.token_ids))
+
+
+def test_the_overview_shows_frontier_and_consistency(tab: Any):
+    tab.evaluate("location.hash = '#overview'")
+    tab.wait_for_selector("#against")
+    titles = tab.locator("#charts h3").all_text_contents()
+    assert "Explained variance against L0" in titles and any("Consistency" in title for title in titles)
+    before = tab.locator("#charts .dots").first.get_attribute("d")
+    tab.select_option("#against", "z_score")
+    assert tab.locator("#charts .dots").first.get_attribute("d") != before
+    assert before.count("M") == 39, "every latent that fires"
+
+
 def test_notes_are_kept_and_exported(tab: Any, tmp_path: Path):
     tab.keyboard.press("n")
     tab.keyboard.type("a <note> j/k")
@@ -166,8 +237,8 @@ def test_themes_and_widths(tab: Any):
     assert tab.evaluate(ground) == dark
     for width in (360, 1440):
         tab.set_viewport_size({"width": width, "height": 740})
-        for view in ("#overview", "#latents"):
+        for view in ("#overview", "#latents", "#compare", "#read"):
             tab.evaluate(f"location.hash = '{view}'")
-            tab.wait_for_function(f"!document.querySelector('#view-{view[1:]}').hidden")
+            tab.locator(f"#view-{view[1:]}").wait_for()
             assert tab.evaluate("document.documentElement.scrollWidth") <= width
     assert tab.locator("#charts svg").count() >= 5

@@ -20,6 +20,7 @@ def main() -> None:
     from overtone.cli.latents import latents
     from overtone.cli.methods import methods
     from overtone.cli.plan import plan
+    from overtone.cli.plot import plot
     from overtone.cli.probe import probe
     from overtone.cli.quickstart import quickstart
     from overtone.cli.recover import recover
@@ -29,6 +30,7 @@ def main() -> None:
     from overtone.cli.store import store
     from overtone.cli.theory import theory
     from overtone.cli.train import train
+    from overtone.cli.view import view
 
     if sys.argv[1:] == ["--version"]:
         print(f"overtone {__version__}")
@@ -47,6 +49,8 @@ def main() -> None:
         "score": score,
         "probe": probe,
         "report": report,
+        "view": view,
+        "plot": plot,
         "export": export,
         "theory": theory,
         "experiment": experiment,

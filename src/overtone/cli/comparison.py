@@ -16,8 +16,9 @@ from overtone.data.models import LanguageModel
 from overtone.files import replace_text
 from overtone.metrics.reconstruction import evaluate
 from overtone.report import comparison
-from overtone.report.consistency import lines
+from overtone.report.consistency import Seeds, lines
 from overtone.report.frontier import frontier
+from overtone.report.plots import save
 from overtone.report.tables import markdown_table, metrics_table
 from overtone.runs import RunFolder, execute_together
 from overtone.training import Run
@@ -170,6 +171,14 @@ class Comparison:
                 consistency.write_scores(folder, dictionaries[contestant.folder], stats.firing, part.held_out)
             replace_text(folder.path / METRICS, json.dumps(finite(found), indent=2, allow_nan=False) + "\n")
 
+    def alike(self) -> list[Seeds]:
+        """How alike the seeds of every method and width are; none where there is one seed of each."""
+        groups = [
+            (name, self.contestants[same[0]].label, self.contestants[same[0]].latents, [self.folders[i] for i in same])
+            for name, same in self._seeds.items()
+        ]
+        return consistency.measured(self.path, groups) if groups else []
+
     def report(self, command: str) -> dict[str, Any]:
         """Print the table, write the table and the picture, and return everything as JSON.
 
@@ -191,18 +200,7 @@ class Comparison:
         result = {**self._description(), "title": title, "points": comparison.to_json(found)}
         page = PAGE.format(title=title, measured=measured, table=comparison.markdown(found), command=command)
         if self._seeds:
-            alike = consistency.measured(
-                self.path,
-                [
-                    (
-                        name,
-                        self.contestants[same[0]].label,
-                        self.contestants[same[0]].latents,
-                        [self.folders[i] for i in same],
-                    )
-                    for name, same in self._seeds.items()
-                ],
-            )
+            alike = self.alike()
             consistency.show(self.path, alike, title)
             result |= {"consistency": [one.to_json() for one in alike]}
             page += CONSISTENCY.format(table=markdown_table(lines(alike)))
@@ -211,7 +209,8 @@ class Comparison:
         console.print(f"Table: {self.path / TABLE}   Values: {self.path / RESULTS}")
         pictures = [self.path / f"{PICTURE}.{kind}" for kind in ("svg", "png")]
         try:
-            frontier(found, pictures, title=title)
+            for picture in pictures:
+                save(lambda: frontier(found, title=title), picture)
         except ImportError as error:
             console.print(f"No picture: {error}; then {command} draws it", markup=False)
         else:

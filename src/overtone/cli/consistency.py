@@ -15,6 +15,7 @@ from overtone.firing import FiringStats
 from overtone.metrics.consistency import Consistency, consistency
 from overtone.metrics.latents import z_scores
 from overtone.report.consistency import Seeds, scatter, table
+from overtone.report.plots import save
 from overtone.runs import RunFolder
 from overtone.selection import AbsTopK
 
@@ -55,7 +56,8 @@ def show(path: Path, found: Sequence[Seeds], title: str) -> None:
     console.print(table(found))
     pictures = [path / f"{PICTURE}.{kind}" for kind in ("svg", "png")]
     try:
-        scatter(found, pictures, title=title)
+        for picture in pictures:
+            save(lambda: scatter(found, title=title), picture)
     except ImportError as error:
         console.print(f"No picture of single latents: {error}", markup=False)
     else:

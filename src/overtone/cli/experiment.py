@@ -13,8 +13,12 @@ from overtone.cli.common import console, in_processes, spread, write_json
 from overtone.laboratory import EXPERIMENTS, Experiment, Scale
 from overtone.report.experiments import Measured
 from overtone.report.plots import check_figure, save
+from overtone.version import __version__
 
 Name = Literal["resonance", "recursion", "cooccurrence", "width", "balance", "projections", "ablation", "parts"]
+
+
+KIND = "overtone-experiment"
 
 
 class Job(NamedTuple):
@@ -62,7 +66,8 @@ def experiment(
     results = [found[Job(name, scale, i, s)] for i in range(len(points)) for s in range(seed, seed + seeds)]
     console.print(_table(chosen, scale, results))
     console.print(f"{len(work)} measurements in {time.perf_counter() - began:.0f} s")
-    write_json(json, {"experiment": name, "scale": scale, "results": [r._asdict() for r in results]})
+    description = {"format": KIND, "version": 1, "overtone": __version__, "experiment": name, "scale": scale}
+    write_json(json, description | {"results": [r._asdict() for r in results]})
     if plot is not None:
         save(lambda: chosen.draw(results), plot)
         console.print(f"Figure: {plot}")

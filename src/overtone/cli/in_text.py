@@ -82,11 +82,14 @@ def examples_of(
     plan: ExamplePlan,
     *,
     z_scores: bool = False,
+    measure: bool = False,
     watch: Sequence[Watch] = (),
 ) -> LatentExamples:
     """Examples of every latent, behind a progress bar."""
     with rows_bar(f"Reading the text with {name}") as progress:
-        return collect_examples(dictionary, text.rows(), plan, z_scores=z_scores, watch=watch, progress=progress)
+        return collect_examples(
+            dictionary, text.rows(), plan, z_scores=z_scores, measure=measure, watch=watch, progress=progress
+        )
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from rich.table import Table
 from overtone import recipes
 from overtone.cli.common import console, follow, one_line, write_json
 from overtone.cli.in_text import in_text
-from overtone.cli.report import Subject, write_report
+from overtone.cli.pages import Subject
+from overtone.cli.report import write_report
 from overtone.cli.rows import ACTIVATIONS, EVALUATED, check_plan, harvest_with_held_out, held_out_documents, rows_of
 from overtone.cli.train import located
 from overtone.config import to_json
@@ -240,11 +241,8 @@ def _write_report(
 def _write_pictures(path: Path, gba: Trained, rival: Trained, title: str) -> None:
     run = gba.folder.run
     assert run.method.spectrum is not None
-    plots.spectrum(
-        gba.held_out.firing.frequency.tolist(),
-        run.method.spectrum.targets(run.latents).tolist(),
-        path / "frequencies.png",
-        title=f"Activation frequencies, {title}",
-    )
+    reached, targets = gba.held_out.firing.frequency.tolist(), run.method.spectrum.targets(run.latents).tolist()
+    heading = f"Activation frequencies, {title}"
+    plots.save(lambda: plots.spectrum(reached, targets, title=heading), path / "frequencies.png")
     records = dict(zip(NAMES, (gba.folder.records(), rival.folder.records()), strict=True))
-    plots.curves(records, path / "training.png", title=title)
+    plots.save(lambda: plots.curves(records, title=title), path / "training.png")

@@ -13,8 +13,10 @@ from overtone.files import replace_text
 from overtone.report.plots import save
 from overtone.report.recovery import Recovery, markdown, summary_table
 from overtone.report.recovery_figures import summary
+from overtone.version import __version__
 
 Scale = Literal["small", "full"]
+KIND = "overtone-recovery-of-all"
 RESULTS, PAGE = "results.json", "recovery.md"
 
 
@@ -47,7 +49,8 @@ def recover_all(
             else:
                 done[name] = measured(name, asked)
             for path in kept:
-                write_json(path, {**settings, "suites": done}, quiet=True)
+                description = {"format": KIND, "version": 1, "overtone": __version__}
+                write_json(path, {**description, **settings, "suites": done}, quiet=True)
             found.append(tell(done[name]))
     console.print(summary_table(found))
     console.print(f"{len(plans)} suites in {time.perf_counter() - began:.0f} s ({_used(done):.0f} s of processor)")

@@ -1,56 +1,20 @@
 """`overtone report`: one HTML page to look at dictionaries and every one of their latents."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated
 
-import torch
 import tyro
-from torch import Tensor
 
-from overtone import checkpoint, formats
-from overtone.cli.common import console, finite_again
-from overtone.cli.evaluate import LARGEST_RESULTS, check_options, checksum, measure
-from overtone.cli.in_text import InText, Split, examples_of, in_text
-from overtone.cli.rows import EVALUATED, model_of, run_at, source_of
-from overtone.cli.score import KIND as SCORES
-from overtone.data.filling import plan_of
-from overtone.data.source import FileSource
-from overtone.dictionary import Dictionary
+from overtone import formats
+from overtone.cli.common import console
+from overtone.cli.in_text import Split
+from overtone.cli.pages import Subject, run_views, subjects_of, title_of
+from overtone.cli.rows import EVALUATED
 from overtone.files import check_writable
-from overtone.interpret.detection import TokenText
-from overtone.interpret.examples import ExamplePlan, LatentExamples
-from overtone.interpret.histograms import CodeHistograms
-from overtone.interpret.neighbours import FiredTogether, by_direction
-from overtone.metrics.lens import logit_lens
-from overtone.metrics.matching import best_match
-from overtone.report.page import Counterparts, LatentsView, PageText, RunView, page_text, write_page
-from overtone.runs import RunFolder
-from overtone.selection import AbsTopK
-from overtone.users_code import parts_named
+from overtone.report.page import write_page
 
-PLAN = ExamplePlan(top=10, sample=12, pool=1)
-COUNTED_TOGETHER = 50_000  # rows on which is counted which latents fire together
-PROMOTED = 8
 LARGE = 30 * 2**20  # bytes from which on browsers take their time
-
-
-class Subject(NamedTuple):
-    """A dictionary to show, and the text to show it in.
-
-    Attributes:
-        name: how the page calls it.
-        dictionary: it.
-        text: its text.
-        folder: of the run that trained it; None: another tool's.
-        metrics: what was measured of it.
-    """
-
-    name: str
-    dictionary: Dictionary
-    text: InText
-    folder: RunFolder | None
-    metrics: Mapping[str, Any]
 
 
 def report(
@@ -88,20 +52,18 @@ def report(
             rms: to norm √d).
         parts: your own Python files or modules that the methods' parts are defined in.
     """
-    check_options(runs, rows, None, False)
     check_writable(out)
-    own = parts_named(parts)
-    names = [run.name for run in runs]
-    subjects = []
-    for run, name in zip(runs, names if len(set(names)) == len(names) else map(str, runs), strict=True):
-        dictionary = formats.load(run, parts=own, input_norm=input_norm)
-        text = in_text(run, dictionary, store=store, site=site, split=split, rows=rows, parts=tuple(own))
-        folder = run_at(run, own)
-        source = source_of(folder) if folder else None
-        wanted = target if source is None or isinstance(source, FileSource) else target or source.target
-        batches = text.store.batches(text.site, split, target=wanted, limit=rows, seed=seed)
-        metrics = measure(name, dictionary, batches, text.where, text.store.layout(text.site, wanted))["metrics"]
-        subjects.append(Subject(name, dictionary, text, folder, metrics))
+    subjects = subjects_of(
+        runs,
+        store=store,
+        site=site,
+        target=target,
+        split=split,
+        rows=rows,
+        seed=seed,
+        input_norm=input_norm,
+        parts=parts,
+    )
     write_report(out, subjects, title=title, scores=scores, lens=lens, rows=rows, seed=seed)
 
 
@@ -116,133 +78,8 @@ def write_report(
     seed: int = 0,
 ) -> None:
     """Gather what the page shows and write it; arguments as in `report`."""
-    plan = ExamplePlan(PLAN.top, PLAN.sample, PLAN.width, PLAN.before, PLAN.pool, seed)
-    scored = _scores(scores)
-    found = [_examples(s, plan, rows, scored.get(checksum(s.dictionary), {}), lens) for s in subjects]
-    found = [view._replace(counterparts=_counterparts(subjects, i)) for i, view in enumerate(found)]
-    texts = _texts(subjects, found)
-    views = [
-        RunView(
-            s.name,
-            checksum(s.dictionary),
-            _about(s),
-            s.metrics,
-            s.folder.records() if s.folder else [],
-            _targets(s),
-            view,
-            texts[_text_key(s.text)],
-        )
-        for s, view in zip(subjects, found, strict=True)
-    ]
-    size = write_page(out, title or _title(subjects[0]), views)
+    views = run_views(subjects, scores=scores, lens=lens, rows=rows, seed=seed)
+    size = write_page(out, title or title_of(subjects[0]), views)
     console.print(f"Report: {out} ({size / 2**20:.1f} MiB) – open it in a browser")
     if size > LARGE:
         console.print("It is large: browsers take a moment to open it. Fewer dictionaries on one page make it smaller")
-
-
-def _examples(subject: Subject, plan: ExamplePlan, rows: int, scored: Mapping[str, Any], lens: bool) -> LatentsView:
-    """One pass over the text, and what follows from the weights."""
-    dictionary = subject.dictionary
-    sizes = CodeHistograms(dictionary.latents)
-    together = FiredTogether(dictionary.latents, min(1.0, COUNTED_TOGETHER / rows), plan.seed)
-    watch = (lambda codes, _: sizes.add(codes), lambda codes, text: together.add(codes, text.first))
-    seen: LatentExamples = examples_of(subject.name, dictionary, subject.text, plan, z_scores=True, watch=watch)
-    assert seen.z_score is not None
-    detection = None
-    if scored:
-        detection = torch.full((dictionary.latents,), torch.nan)
-        for latent, values in scored["scores"].items():
-            detection[int(latent)] = finite_again(values)["detection"]
-    return LatentsView(
-        seen.seen.frequency.float(),
-        seen.seen.peak.float(),
-        seen.z_score,
-        seen.top,
-        seen.sample,
-        sizes.counts,
-        sizes.width,
-        by_direction(dictionary.W_dec.detach().float(), signed=_signed(dictionary)),
-        together.neighbours(),
-        lens=_lens(subject) if lens else None,
-        labels={int(latent): words for latent, words in scored.get("explanations", {}).items()},
-        detection=detection,
-    )
-
-
-def _signed(dictionary: Dictionary) -> bool:
-    return not isinstance(dictionary.select, AbsTopK)
-
-
-def _counterparts(subjects: Sequence[Subject], mine: int) -> list[Counterparts]:
-    atoms = [s.dictionary.W_dec.detach().float() for s in subjects]
-    signed = all(_signed(s.dictionary) for s in subjects)
-    nearest = {
-        j: best_match(atoms[mine], other, signed=signed)
-        for j, other in enumerate(atoms)
-        if j != mine and other.shape[1] == atoms[mine].shape[1]
-    }
-    return [Counterparts(j, match.nearest, match.cosine) for j, match in nearest.items()]
-
-
-def _lens(subject: Subject) -> list[tuple[list[str], list[str]]] | None:
-    """What latents promote and suppress; None, and why, where that cannot be said."""
-    try:
-        lm, _ = model_of(subject.text.store)
-        promoted = logit_lens(lm, subject.dictionary.effective_atoms, k=PROMOTED)
-    except (ValueError, OSError, ImportError) as error:
-        console.print(f"{subject.name} without promoted tokens: {error}", markup=False, soft_wrap=True)
-        return None
-    return [promoted.words(lm.tokenizer, m) for m in range(subject.dictionary.latents)]
-
-
-def _scores(path: Path | None) -> dict[str, dict[str, Any]]:
-    """Checksum of the weights → explanations and scores of `overtone score`."""
-    if path is None:
-        return {}
-    results = checkpoint.read_json(path, SCORES, largest=LARGEST_RESULTS)["runs"]
-    return {result["weights"]: result for result in results if "scores" in result}
-
-
-def _text_key(text: InText) -> tuple[Path, str]:
-    return text.store.path.resolve(), text.where
-
-
-def _texts(subjects: Sequence[Subject], views: Sequence[LatentsView]) -> dict[tuple[Path, str], PageText]:
-    """Every text once, with what any of its dictionaries shows of it."""
-    windows: dict[tuple[Path, str], list[Any]] = {}
-    for subject, view in zip(subjects, views, strict=True):
-        windows.setdefault(_text_key(subject.text), []).extend([view.strongest, view.sampled])
-    words = {_text_key(s.text): TokenText(s.text.tokenizer).words for s in subjects}
-    return {key: page_text(parts, words[key]) for key, parts in windows.items()}
-
-
-def _targets(subject: Subject) -> Tensor | None:
-    spectrum = subject.folder.run.method.spectrum if subject.folder else None
-    return None if spectrum is None else spectrum.targets(subject.dictionary.latents)
-
-
-def _title(subject: Subject) -> str:
-    plan, site = plan_of(subject.text.store.manifest, subject.text.store.path), subject.text.site
-    where = site if isinstance(site, str) else " + ".join(site)
-    return f"{_last(plan.model)} {where} on {', '.join(map(_last, plan.text))}"
-
-
-def _last(name: str) -> str:
-    """The last part of a path, for a page that others will read; any other name as it is."""
-    return Path(name).name if Path(name).is_absolute() else name
-
-
-def _about(subject: Subject) -> dict[str, str]:
-    """What was trained on what, in words."""
-    dictionary, store = subject.dictionary, subject.text.store
-    plan = plan_of(store.manifest, store.path)
-    about = {"dictionary": f"{dictionary.latents:,} latents, {dictionary.layout}"}
-    if subject.folder:
-        run = subject.folder.run
-        about = {"method": run.method.name} | about
-        about["training"] = f"{run.steps:,} steps of {run.batch:,} tokens, seed {run.seed}"
-    sites = (subject.text.site,) if isinstance(subject.text.site, str) else subject.text.site
-    about["activations"] = f"{', '.join(sites)} of {_last(plan.model)}"
-    about["text"] = ", ".join(map(_last, plan.text))
-    about["examples and numbers from"] = f"{subject.metrics['rows']:,} {subject.text.where.split(' of ')[0]}"
-    return about

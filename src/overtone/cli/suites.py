@@ -11,11 +11,15 @@ from overtone.organism_suites import ORGANISMS
 from overtone.report.plots import save
 from overtone.report.recovery import Recovery, table
 from overtone.report.recovery_figures import methods
+from overtone.version import __version__
+
+KIND = "overtone-recovery"
 
 
 def measured(name: str, asked: Asked) -> dict[str, Any]:
     """Train and score; what was found, as it is written to a file."""
-    return (recover_organism if name in ORGANISMS else recover_features)(name, asked)
+    found = (recover_organism if name in ORGANISMS else recover_features)(name, asked)
+    return {"format": KIND, "version": 1, "overtone": __version__} | found
 
 
 def told(document: dict[str, Any]) -> Recovery:

@@ -14,7 +14,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from overtone.data.activations import added, decode
-from overtone.interpret.examples import Example, LatentExamples, fixed_uniform
+from overtone.interpret.examples import Example, LatentExamples
+from overtone.interpret.sampling import fixed_uniform
 from overtone.interpret.scorers import Scorer, Shown
 from overtone.seeds import generator
 

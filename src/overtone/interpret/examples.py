@@ -4,21 +4,23 @@ The unit is a *stretch*: contexts are cut into stretches of as many rows as a wi
 one example there, its strongest row. An example shows the window of text around that row, with the latent's codes.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from overtone import firing
 from overtone.data.text_rows import TextRows
-from overtone.dictionary import Dictionary
+from overtone.dictionary import Codes, Dictionary
 from overtone.firing import FiringStats
-from overtone.interpret.slots import Slots, Windows, strength_rank
+from overtone.interpret.sampling import random_rank
+from overtone.interpret.slots import Slots, Windows, codes_between, strength_rank
+from overtone.metrics import reconstruction
 from overtone.metrics.latents import ReadMoments
+from overtone.metrics.reconstruction import ReconstructionStats
 from overtone.ops import SparseCodes
 
 Progress = Callable[[int], None]
@@ -85,6 +87,7 @@ class LatentExamples(NamedTuple):
         stretches: in how many stretches each latent fires.
         seen: how often each fires, and its peak.
         z_score: of each latent, where it was asked for (maths.md eq. 19).
+        reconstruction: how well the rows are reconstructed, where it was asked for.
     """
 
     top: Windows
@@ -94,6 +97,7 @@ class LatentExamples(NamedTuple):
     stretches: Int[Tensor, " latents"]
     seen: FiringStats
     z_score: Float[Tensor, " latents"] | None = None
+    reconstruction: ReconstructionStats | None = None
 
     def strongest(self, latent: int) -> list[Example]:
         """The strongest examples of a latent, strongest first."""
@@ -149,7 +153,7 @@ class Collector:
         latent, row, stretch, strength = batch.peaks()
         self.stretches += torch.bincount(latent, minlength=self.latents)
         self.top.offer(latent, strength_rank(strength), row + text.first, lambda i: batch.windows(latent[i], row[i]))
-        drawn = _random_rank(self.plan.seed, latent, stretch + text.first)
+        drawn = random_rank(self.plan.seed, latent, stretch + text.first)
         self.sample.offer(latent, drawn, row + text.first, lambda i: batch.windows(latent[i], row[i]))
         self._add_to_pool(batch, text)
 
@@ -157,7 +161,7 @@ class Collector:
         begins = batch.stretch.unique()
         ends = torch.cat([begins[1:], begins.new_tensor([len(text.token_ids)])])
         middle, nobody = (begins + ends) // 2, torch.zeros_like(begins)
-        drawn = _random_rank(self.plan.seed, nobody - 1, begins + text.first)
+        drawn = random_rank(self.plan.seed, nobody - 1, begins + text.first)
         placed = self.pool.offer(nobody, drawn, middle + text.first, lambda i: batch.windows(nobody[i] - 1, middle[i]))
         for slot, offered in zip(placed.slot.tolist(), placed.offer.tolist(), strict=True):
             self.active[slot] = False
@@ -209,11 +213,7 @@ class _Coded(NamedTuple):
         places = start[:, None] + torch.arange(width)
         inside = places < end[:, None]
         tokens = torch.where(inside, self.text.token_ids.long()[places.clamp(max=rows - 1)], -1).int()
-        low, high = (torch.searchsorted(self.key, latent * rows + edge) for edge in (start, end))
-        codes, counts = torch.zeros(len(row), width), high - low
-        of = torch.arange(len(row)).repeat_interleave(counts)
-        entry = torch.arange(len(of)) - (counts.cumsum(0) - counts)[of] + low[of]
-        codes[of, self.key[entry] % rows - start[of]] = self.values[entry]
+        codes = codes_between(self.key, self.values, latent * rows + start, latent * rows + end, width)
         first = self.text.first
         return Windows(row + first, start + first, self.bounds[0][row] + first, tokens, codes)
 
@@ -230,27 +230,6 @@ class _Coded(NamedTuple):
         return start, torch.minimum(start + self.plan.width, end)
 
 
-def fixed_uniform(seed: int, a: Int[Tensor, " some"], b: Int[Tensor, " some"]) -> Float[Tensor, " some"]:
-    """A number in [0, 1) for each pair, always the same: to sample without regard to the order of what is sampled."""
-    with np.errstate(over="ignore"):
-        mixed = np.full(len(a), seed % 2**64, dtype=np.uint64)
-        for part in (a, b):
-            mixed = _mix(mixed + part.numpy().astype(np.uint64))
-    return torch.from_numpy((mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53)
-
-
-def _random_rank(seed: int, a: Int[Tensor, " some"], b: Int[Tensor, " some"]) -> Int[Tensor, " some"]:
-    return (fixed_uniform(seed, a, b) * 2.0**31).long()
-
-
-def _mix(x: np.ndarray) -> np.ndarray:
-    """splitmix64 (Steele, Lea, Flood 2014)."""
-    x = x + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
 @torch.no_grad()
 def collect_examples(
     dictionary: Dictionary,
@@ -258,6 +237,7 @@ def collect_examples(
     plan: ExamplePlan | None = None,
     *,
     z_scores: bool = False,
+    measure: bool = False,
     watch: Sequence[Watch] = (),
     progress: Progress | None = None,
 ) -> LatentExamples:
@@ -268,6 +248,7 @@ def collect_examples(
         text: from `store_rows` or `activations_rows`.
         plan: how many, and how much text around each.
         z_scores: also each latent's Z-score, which takes the second moments of the rows.
+        measure: also how well the rows are reconstructed, by a dictionary that reconstructs what it reads.
         watch: called with the codes of some whole contexts and their text, for what else is to be known from the same pass.
         progress: called with the number of rows done.
 
@@ -275,21 +256,42 @@ def collect_examples(
         ValueError: no rows.
     """
     collector = Collector(dictionary.latents, plan)
-    seen, moments, done = firing.empty(dictionary.latents), None, 0
-    for part in text:
-        normalised, norm = dictionary.normalise(part.x.to(dictionary.W_dec.device))
-        codes = dictionary.encode_normalised(normalised, norm)
-        sparse = codes.entries.sparse()
-        for look in (collector.add, *watch):
-            look(sparse, part)
+    seen, moments, measured = firing.empty(dictionary.latents), None, None
+    for part, codes, normalised in _coded(dictionary, text, (collector.add, *watch), progress):
         seen = firing.merge(seen, FiringStats(*(value.cpu() for value in codes.seen)))
         if z_scores:
             here = ReadMoments.of(normalised)
             moments = here if moments is None else moments.merge(here)
+        if measure:
+            stats = reconstruction.observe(dictionary, codes, part.x)
+            measured = stats if measured is None else reconstruction.merge(measured, stats)
+    z = None if moments is None else moments.z_score(dictionary, seen.peak)
+    return collector.examples(seen, z)._replace(reconstruction=measured)
+
+
+@torch.no_grad()
+def watch_codes(
+    dictionary: Dictionary, text: Iterable[TextRows], watch: Sequence[Watch], progress: Progress | None = None
+) -> None:
+    """Another pass over the text, for what is known only after the first; arguments as in `collect_examples`."""
+    for _ in _coded(dictionary, text, watch, progress):
+        pass
+
+
+def _coded(
+    dictionary: Dictionary, text: Iterable[TextRows], watch: Sequence[Watch], progress: Progress | None
+) -> Iterator[tuple[TextRows, Codes, Float[Tensor, "rows d"]]]:
+    """(some whole contexts, their codes, the rows as the dictionary reads them), after those who watch have seen them."""
+    done = 0
+    for part in text:
+        normalised, norm = dictionary.normalise(part.x.to(dictionary.W_dec.device))
+        codes = dictionary.encode_normalised(normalised, norm)
+        sparse = codes.entries.sparse()
+        for look in watch:
+            look(sparse, part)
+        yield part, codes, normalised
         done += len(part.x)
         if progress is not None:
             progress(done)
     if not done:
         raise ValueError("no rows to look for examples in")
-    z = None if moments is None else moments.z_score(dictionary, seen.peak)
-    return collector.examples(seen, z)

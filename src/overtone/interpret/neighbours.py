@@ -1,5 +1,6 @@
 """Which latents are near each other: by the direction of their atoms, and by firing on the same rows."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from overtone.interpret.examples import fixed_uniform
+from overtone.interpret.sampling import fixed_uniform
 from overtone.ops import SparseCodes
 
 AT_ONCE = 512  # latents
@@ -43,6 +44,20 @@ def by_direction(atoms: Float[Tensor, "latents d"], k: int = 5, *, signed: bool 
     return _together(parts)
 
 
+class Alike(NamedTuple):
+    """The latent of another dictionary that fires most as each of one's own does.
+
+    Attributes:
+        latent: which.
+        phi: the correlation of their firing.
+        of_partner: the same for the latent that was asked about.
+    """
+
+    latent: Int[Tensor, " latents"]
+    phi: Float[Tensor, " latents"]
+    of_partner: Float[Tensor, " latents"]
+
+
 class FiredTogether:
     """Counts, over a fixed sample of the rows, which latents fire on the same ones.
 
@@ -74,21 +89,61 @@ class FiredTogether:
 
         1: they fire on the same rows; 0 where they are independent, and for latents that never fire or always do.
         """
+        mine = self._counted()
+        return _together([_others(phi, part.start, k) for part, phi in _correlations(mine, mine)])
+
+    def alike(self, other: "FiredTogether", partner: Int[Tensor, " latents"]) -> Alike:
+        """Which latent of another dictionary fires most as each of this one's does.
+
+        Args:
+            other: counted on the same rows: of the same text, share and seed.
+            partner: a latent of the other for each of this one's, whose φ is wanted, too.
+
+        Raises:
+            ValueError: counted on other rows.
+        """
+        mine, theirs = self._counted(), other._counted()
+        if self.seed != other.seed or self.share != other.share or mine.rows != theirs.rows:
+            raise ValueError(
+                f"firing was counted on {mine.rows} rows of one dictionary and {theirs.rows} of the other; "
+                "count both on the same text, share and seed"
+            )
+        found = [
+            (*phi.max(dim=1), phi.gather(1, partner[part, None])[:, 0]) for part, phi in _correlations(mine, theirs)
+        ]
+        phi, latent, of_partner = (torch.cat(column) for column in zip(*found, strict=True))
+        return Alike(latent, phi, of_partner)
+
+    def _counted(self) -> "_Counted":
         l0 = np.concatenate(self._l0) if self._l0 else np.zeros(0, dtype=np.int64)
         active = np.concatenate(self._active) if self._active else np.zeros(0, dtype=np.int32)
         starts = np.concatenate([[0], l0.cumsum()])
         fires = csr_matrix((np.ones(len(active), dtype=np.float32), active, starts), shape=(len(l0), self.latents))
-        by_latent = fires.T.tocsr()
         rate = torch.from_numpy(np.asarray(fires.sum(0), dtype=np.float32).ravel()) / max(1, len(l0))
-        spread = (rate * (1 - rate)).sqrt()
-        parts = []
-        for first in range(0, self.latents, AT_ONCE):
-            mine = slice(first, first + AT_ONCE)
-            both = torch.from_numpy((by_latent[mine] @ fires).toarray()) / max(1, len(l0))
-            deviation = both - rate[mine, None] * rate
-            scale = spread[mine, None] * spread
-            parts.append(_others(torch.where(scale > 0, deviation / scale.clamp(min=1e-12), 0), first, k))
-        return _together(parts)
+        return _Counted(fires, rate, len(l0))
+
+
+class _Counted(NamedTuple):
+    """Which latents fire on which of the sampled rows, and on what share of them."""
+
+    fires: csr_matrix
+    rate: Float[Tensor, " latents"]
+    rows: int
+
+    @property
+    def spread(self) -> Float[Tensor, " latents"]:
+        return (self.rate * (1 - self.rate)).sqrt()
+
+
+def _correlations(a: _Counted, b: _Counted) -> Iterator[tuple[slice, Float[Tensor, "some latents"]]]:
+    """φ of some latents of a with all of b, a few at a time: both have to be of the same rows."""
+    by_latent, rows = a.fires.T.tocsr(), max(1, a.rows)
+    for first in range(0, len(a.rate), AT_ONCE):
+        part = slice(first, first + AT_ONCE)
+        both = torch.from_numpy((by_latent[part] @ b.fires).toarray()) / rows
+        deviation = both - a.rate[part, None] * b.rate
+        scale = a.spread[part, None] * b.spread
+        yield part, torch.where(scale > 0, deviation / scale.clamp(min=1e-12), 0)
 
 
 def _others(nearness: Float[Tensor, "some latents"], first: int, k: int) -> Neighbours:

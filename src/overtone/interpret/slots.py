@@ -111,3 +111,19 @@ def strength_rank(codes: Float[Tensor, "*some"]) -> Int[Tensor, "*some"]:
 
 def _key(rank: Int[Tensor, "*some"], row: Int[Tensor, "*some"]) -> Int[Tensor, "*some"]:
     return (rank << 32) + (2**32 - 1 - row)
+
+
+def codes_between(
+    key: Int[Tensor, " nnz"],
+    values: Float[Tensor, " nnz"],
+    low: Int[Tensor, " some"],
+    high: Int[Tensor, " some"],
+    width: int,
+) -> Float[Tensor, "some width"]:
+    """The values whose keys, ascending, are from `low` to below `high`, each at its distance from `low`; 0 elsewhere."""
+    first, last = (torch.searchsorted(key, edge) for edge in (low, high))
+    counts = last - first
+    codes, of = torch.zeros(len(low), width), torch.arange(len(low)).repeat_interleave(counts)
+    entry = torch.arange(len(of)) - (counts.cumsum(0) - counts)[of] + first[of]
+    codes[of, key[entry] - low[of]] = values[entry]
+    return codes

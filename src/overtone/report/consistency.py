@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +10,7 @@ from rich.table import Table
 from torch import Tensor
 
 from overtone.metrics.consistency import ALL, Consistency
-from overtone.report.plots import GREY, STYLE, pyplot
+from overtone.report.plots import GREY, pyplot
 from overtone.report.tables import cell
 
 MEAN, SHARE = "{:.3f}", "{:.1%}"
@@ -95,37 +94,33 @@ def table(found: Sequence[Seeds]) -> Table:
     return shown
 
 
-def scatter(found: Sequence[Seeds], paths: Sequence[Path], *, title: str) -> None:
+def scatter(found: Sequence[Seeds], *, title: str) -> Any:
     """Every latent of the first seed: its Z-score, its peak, and as its colour how near the other seeds come to it.
 
     The picture of the paper (arXiv 2506.14002). Latents that never rose above 0 have no peak and are not drawn.
 
     Args:
         found: one panel each.
-        paths: files to write; their names say in which format.
         title: what was trained on what.
     """
     plt = pyplot()
     across = min(ACROSS, len(found))
     down = math.ceil(len(found) / across)
-    with plt.rc_context(STYLE):
-        size = (PANEL[0] * across + 0.9, PANEL[1] * down + 0.4)
-        figure, panels = plt.subplots(down, across, figsize=size, squeeze=False, sharex=True, sharey=True)
-        drawn = None
-        for axes, seeds in zip(panels.flat, found, strict=False):
-            drawn = _panel(axes, seeds.scores[0], seeds.consistency.each[0].numpy())
-            axes.set_title(seeds.name, fontweight="normal", fontsize=8)
-        for axes in [*panels.flat][len(found) :]:
-            axes.set_visible(False)
-        for axes in panels[-1]:
-            axes.set_xlabel("Z-score")
-        for axes in panels[:, 0]:
-            axes.set_ylabel("peak")
-        figure.colorbar(drawn, ax=panels, label="MCS with the other seeds", fraction=0.03)
-        figure.suptitle(title, fontsize=9, color=GREY)
-        for path in paths:
-            figure.savefig(path)
-        plt.close(figure)
+    size = (PANEL[0] * across + 0.9, PANEL[1] * down + 0.4)
+    figure, panels = plt.subplots(down, across, figsize=size, squeeze=False, sharex=True, sharey=True)
+    drawn = None
+    for axes, seeds in zip(panels.flat, found, strict=False):
+        drawn = _panel(axes, seeds.scores[0], seeds.consistency.each[0].numpy())
+        axes.set_title(seeds.name, fontweight="normal", fontsize=8)
+    for axes in [*panels.flat][len(found) :]:
+        axes.set_visible(False)
+    for axes in panels[-1]:
+        axes.set_xlabel("Z-score")
+    for axes in panels[:, 0]:
+        axes.set_ylabel("peak")
+    figure.colorbar(drawn, ax=panels, label="MCS with the other seeds", fraction=0.03)
+    figure.suptitle(title, fontsize=9, color=GREY)
+    return figure
 
 
 def _panel(axes: Any, scores: Mapping[str, Tensor], mcs: np.ndarray) -> Any:

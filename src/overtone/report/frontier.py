@@ -3,18 +3,14 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from overtone.report.comparison import Point
-from overtone.report.plots import GREY, STYLE, pyplot
+from overtone.report.plots import COLOURS, DASHES, GREY, pyplot
 
-# Okabe–Ito without its yellow, which is lost on white. Where colours come round again, markers and dashes differ.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
-DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)))
 PANEL = (4.4, 3.8)  # inches
 GAP = 0.058  # between the middles of two labels, as a share of a panel's height
 SIZE = 9.0  # of a label, in points
@@ -40,14 +36,13 @@ class Look(NamedTuple):
         return tuple(0.72 * int(self.colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
 
 
-def frontier(found: Sequence[Point], paths: Sequence[Path], *, title: str) -> None:
+def frontier(found: Sequence[Point], *, title: str) -> Any:
     """Explained variance against the L0 that was reached, on held-out rows; up and left is better.
 
     A marker is the mean over seeds; its bars reach from the lowest to the highest seed in both directions.
 
     Args:
         found: the points; those of one `line` and width are joined in the order of their L0.
-        paths: files to write; their names say in which format.
         title: what was trained on what.
     """
     plt = pyplot()
@@ -56,21 +51,18 @@ def frontier(found: Sequence[Point], paths: Sequence[Path], *, title: str) -> No
         raise ValueError("no dictionary has an active latent and a finite explained variance: nothing to draw")
     looks = {line: Look.of(i) for i, line in enumerate(dict.fromkeys(p.line for p in found))}
     widths = sorted({p.latents for p in drawn})
-    with plt.rc_context(STYLE):
-        size = (PANEL[0] * len(widths) + 1.2, PANEL[1])
-        figure, panels = plt.subplots(1, len(widths), figsize=size, sharex=True, sharey=True, squeeze=False)
-        for axes, width in zip(panels[0], widths, strict=True):
-            _panel(axes, [p for p in drawn if p.latents == width], looks)
-            axes.set_xlabel("L0 (active latents per row, log scale)")
-            if len(widths) > 1:
-                axes.set_title(f"{width:,} latents", fontweight="normal", fontsize=SIZE)
-        panels[0, 0].set_ylabel("explained variance (held-out rows)")
-        _ticks(panels[0, 0], [v for p in drawn for v in p.metrics["l0"]])
-        _labels(panels[0, -1], [p for p in drawn if p.latents == widths[-1]], looks)
-        figure.suptitle(title, fontsize=SIZE, color=GREY)
-        for path in paths:
-            figure.savefig(path)
-        plt.close(figure)
+    size = (PANEL[0] * len(widths) + 1.2, PANEL[1])
+    figure, panels = plt.subplots(1, len(widths), figsize=size, sharex=True, sharey=True, squeeze=False)
+    for axes, width in zip(panels[0], widths, strict=True):
+        _panel(axes, [p for p in drawn if p.latents == width], looks)
+        axes.set_xlabel("L0 (active latents per row, log scale)")
+        if len(widths) > 1:
+            axes.set_title(f"{width:,} latents", fontweight="normal", fontsize=SIZE)
+    panels[0, 0].set_ylabel("explained variance (held-out rows)")
+    _ticks(panels[0, 0], [v for p in drawn for v in p.metrics["l0"]])
+    _labels(panels[0, -1], [p for p in drawn if p.latents == widths[-1]], looks)
+    figure.suptitle(title, fontsize=SIZE, color=GREY)
+    return figure
 
 
 def _panel(axes: Any, found: Sequence[Point], looks: dict[str, Look]) -> None:

@@ -1,7 +1,17 @@
 """One self-contained HTML page about trained dictionaries and their latents (docs/report.md)."""
 
-from overtone.report.page.document import write_page
+from overtone.report.page.document import page_html, write_page
 from overtone.report.page.text import PageText, page_text
-from overtone.report.page.views import Counterparts, LatentsView, RunView
+from overtone.report.page.views import Counterparts, LatentsView, Likeness, RunView, reading_json
 
-__all__ = ["Counterparts", "LatentsView", "PageText", "RunView", "page_text", "write_page"]
+__all__ = [
+    "Counterparts",
+    "LatentsView",
+    "Likeness",
+    "PageText",
+    "RunView",
+    "page_html",
+    "page_text",
+    "reading_json",
+    "write_page",
+]

@@ -175,18 +175,3 @@ function histogram(run, latent) {
     header: ["from", "to", "tokens"], rows: counts.slice(0, last).map((count, i) => [number(i * wide), number((i + 1) * wide), count]),
   });
 }
-
-function overviewCharts() {
-  const runs = page.runs.map((_, i) => openRun(i));
-  const recorded = runs.filter((run) => run.records.tokens.length > 1);
-  const over = (name, of) => recorded.map((run) => ({ name: run.name, x: run.records.tokens.map((t) => t / 1000), y: run.records[name].map(of) }));
-  const tokens = "thousand tokens seen";
-  const all = [
-    ...runs.filter((run) => run.groups && run.groups.values.length > 1).map(spectrum),
-    frequencies(runs),
-    curves("Reconstruction over training", over("explained_variance", (ev) => 1 - ev), [tokens, "variance unexplained"], { logarithmic: true }),
-    curves("L0 over training", over("l0", (l0) => l0), [tokens, "active latents per token"], { zero: true }),
-    curves("Loss over training", over("loss", (loss) => loss), [tokens, "the method's own loss"], { logarithmic: true, note: "Methods have losses of their own; they compare only within one." }),
-  ];
-  byId("charts").replaceChildren(...all.filter((one) => one !== null));
-}

@@ -25,28 +25,58 @@ function textOf(number) {
   return (texts[number] ??= { strings, tokens: unpack(tokens) });
 }
 
+// Unpacked when it is first asked for: most of a page is never looked at.
+function lazily(object, name, value) {
+  Object.defineProperty(object, name, {
+    configurable: true,
+    get() {
+      const made = value();
+      Object.defineProperty(object, name, { value: made });
+      return made;
+    },
+  });
+}
+
 const opened = page.runs.map(() => null);
 function openRun(number) {
   if (opened[number]) return opened[number];
   const from = page.runs[number];
-  const run = { ...from, number, text: textOf(from.text), top: [] };
+  const run = { ...from, number, text: textOf(from.text), top: [], bins: from.histogram.bins };
   for (const name of ["frequency", "peak", "z_score", "bin_width"]) run[name] = unpack(from[name]);
   for (const name of ["targets", "detection"]) run[name] = from[name] && unpack(from[name]);
-  run.bins = from.histogram.bins;
-  run.histogram = unpack(from.histogram);
-  for (const name of ["by_direction", "fired_together"]) {
-    const { k, latent, nearness } = from[name];
-    run[name] = { k, latent: unpack(latent), nearness: unpack(nearness) };
-  }
-  run.counterparts = from.counterparts.map((c) => ({ run: c.run, latent: unpack(c.latent), cosine: unpack(c.cosine) }));
-  const e = {};
-  for (const [name, values] of Object.entries(from.examples)) e[name] = unpack(values);
-  e.firstWindow = starts(e.windows);
-  e.firstEntry = starts(e.entries);
-  run.examples = e;
+  lazily(run, "histogram", () => unpack(from.histogram));
+  for (const name of ["by_direction", "fired_together"]) lazily(run, name, () => unpacked(from[name]));
+  run.counterparts = from.counterparts.map((c) => ({ run: c.run, by_direction: likeness(c.by_direction), by_firing: likeness(c.by_firing) }));
+  lazily(run, "examples", () => {
+    const e = unpacked(from.examples);
+    e.firstWindow = starts(e.windows);
+    e.firstEntry = starts(e.entries);
+    return e;
+  });
   run.groups = run.targets && groupsOf(run.targets);
   return (opened[number] = run);
 }
+
+const isPacked = (value) => value !== null && typeof value === "object" && "base64" in value;
+const unpacked = (all) => Object.fromEntries(Object.entries(all).map(([name, value]) => [name, isPacked(value) ? unpack(value) : value]));
+
+// A latent of another dictionary for each, and its codes in each one's windows.
+function likeness(from) {
+  if (!from) return null;
+  const { codes, ...rest } = from;
+  const found = unpacked(rest);
+  lazily(found, "codes", () => {
+    if (!codes) return null;
+    const e = unpacked(codes);
+    e.firstEntry = starts(e.entries);
+    return e;
+  });
+  return found;
+}
+
+// What stands for a latent of a run in another: {latent, cosine, phi} by direction or by firing, if either is known.
+const counterpart = (run, other) => run.counterparts.find((c) => c.run === other.number);
+const alikeBy = (found, by) => (by === "by_firing" ? found.by_firing ?? found.by_direction : found.by_direction ?? found.by_firing);
 
 // Different targets, the largest first, and which one each latent has.
 function groupsOf(targets) {
@@ -55,13 +85,18 @@ function groupsOf(targets) {
   return { values, of: Uint16Array.from(targets, (target) => number.get(target)) };
 }
 
+// The codes of one window, of `full` times 1/FULL; entries: {firstEntry, place, code}.
+function codesOf(entries, w, length, full) {
+  const codes = new Float64Array(length);
+  for (let i = entries.firstEntry[w]; i < entries.firstEntry[w + 1]; i++) codes[entries.place[i]] = (entries.code[i] / FULL) * full;
+  return codes;
+}
+
 // One window: its tokens, the latent's code on each, and the place of its strongest.
 function windowOf(run, latent, w) {
   const e = run.examples;
-  const codes = new Float64Array(e.length[w]);
-  for (let i = e.firstEntry[w]; i < e.firstEntry[w + 1]; i++) codes[e.place[i]] = (e.code[i] / FULL) * e.full[latent];
   const numbers = run.text.tokens.subarray(e.start[w], e.start[w] + e.length[w]);
-  return { tokens: Array.from(numbers, (n) => run.text.strings[n]), codes, peak: e.peak[w] };
+  return { tokens: Array.from(numbers, (n) => run.text.strings[n]), codes: codesOf(e, w, e.length[w], e.full[latent]), peak: e.peak[w], w };
 }
 
 function examplesOf(run, latent) {
@@ -138,7 +173,7 @@ const isolated = (text) => make("bdi", {}, text);
 function number(value, digits = 3) {
   if (!Number.isFinite(value)) return "–";
   const size = Math.abs(value);
-  if (size !== 0 && (size < 1e-3 || size >= 1e6)) return value.toExponential(digits - 1);
+  if (size !== 0 && (size < 1e-3 || size >= 1e6)) return value.toExponential(digits - 1).replace(/\.?0+e/, "e");
   return String(Number(value.toPrecision(digits + (size >= 1 ? 1 : 0))));
 }
 

@@ -13,8 +13,11 @@ from overtone.report.page.views import RunView, narrowest
 from overtone.report.tables import metric_lines
 from overtone.version import __version__
 
-SCRIPTS = ("data.js", "charts.js", "latent.js", "list.js", "notes.js", "main.js")
-FORMAT = 1
+SCRIPTS = (
+    "data.js", "charts.js", "overview.js", "latent.js", "lister.js", "list.js", "compare.js", "read.js", "notes.js", "main.js",
+)  # fmt: skip
+ASK = "ask.js"  # only of a page that is served: it asks the server about a text
+FORMAT = 2
 
 
 def write_page(path: Path, title: str, runs: Sequence[RunView]) -> int:
@@ -25,15 +28,32 @@ def write_page(path: Path, title: str, runs: Sequence[RunView]) -> int:
         title: what it is about.
         runs: the dictionaries, the first shown first.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(path, page_html(title, runs))
+    return path.stat().st_size
+
+
+def page_html(title: str, runs: Sequence[RunView], *, served: int | None = None) -> str:
+    """The page as text.
+
+    Args:
+        title: what it is about.
+        runs: the dictionaries, the first shown first.
+        served: of a page whose server reads texts (`overtone view`): how many characters it takes at most.
+    """
     environment = _environment()
     sources = files("overtone.report.page")
     style = sources.joinpath("page.css").read_text(encoding="utf-8")
-    script = '"use strict";\n' + "".join(sources.joinpath(name).read_text(encoding="utf-8") for name in SCRIPTS)
+    names = SCRIPTS if served is None else (*SCRIPTS[:-1], ASK, SCRIPTS[-1])
+    script = '"use strict";\n' + "".join(sources.joinpath(name).read_text(encoding="utf-8") for name in names)
     markup = _markup()
     html = environment.from_string(sources.joinpath("page.html.j2").read_text(encoding="utf-8")).render(
         title=title,
         version=__version__,
         runs=runs,
+        served=served,
+        compared=any(run.latents.counterparts for run in runs),
+        read=served is not None or any(run.latents.passages for run in runs),
         about=_about(runs),
         metrics=metric_lines({f"{i}": run.metrics for i, run in enumerate(runs)}),
         data=_data(title, runs),
@@ -42,10 +62,8 @@ def write_page(path: Path, title: str, runs: Sequence[RunView]) -> int:
         style_hash=_hash(style),
         script_hash=_hash(script),
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Lone surrogates, which tokenisers may leave behind, have no bytes.
-    replace_text(path, html.encode("utf-8", "replace").decode("utf-8"))
-    return path.stat().st_size
+    return html.encode("utf-8", "replace").decode("utf-8")
 
 
 def _about(runs: Sequence[RunView]) -> list[tuple[str, list[str]]]:

@@ -3,9 +3,10 @@ const address = (run, latent) => `#latent/${run}/${latent}`;
 const tip = byId("tip");
 
 function showTip(token) {
-  const { text, code } = token.told;
+  if (!token.isConnected) return; // what it was on has just been drawn anew
+  const { text, code, latent } = token.told;
   const more = isLong(text) ? ` (${text.length.toLocaleString("en")} characters; Enter or a click shows or hides them)` : "";
-  tip.replaceChildren(make("strong", {}, number(code, 5)), " on ", isolated(shown(text).short || "an empty token"), more);
+  tip.replaceChildren(make("strong", {}, number(code, 5)), latent === undefined ? " on " : ` of #${latent} on `, isolated(shown(text).short || "an empty token"), more);
   tip.hidden = false;
   const at = token.getBoundingClientRect();
   const left = Math.min(Math.max(8, at.left), innerWidth - tip.offsetWidth - 8);
@@ -44,11 +45,13 @@ function tokenElement(text, code, full, strongest) {
   return element;
 }
 
-function exampleElement({ tokens, codes, peak }, full) {
+function lineElement({ tokens, codes, peak }, full) {
   const line = make("p", { dir: "auto" });
   tokens.forEach((text, i) => line.append(tokenElement(text, codes[i], full, i === peak)));
-  return make("li", {}, make("span", { className: "code" }, number(codes[peak], 3)), line);
+  return [make("span", { className: "code" }, number(codes[peak], 3)), line];
 }
+
+const exampleElement = (example, full) => make("li", {}, ...lineElement(example, full));
 
 function examplesElement(title, note, examples, full) {
   if (!examples.length) return null;
@@ -63,11 +66,10 @@ function nearElement(title, run, { k, latent, nearness }, of, note) {
   return linksElement(title, note, items.map((i) => [run, latent[i], nearness[i]]));
 }
 
-function linksElement(title, note, near, named = false) {
+function linksElement(title, note, near) {
   const links = near.map(([run, latent, nearness]) => {
     const words = topTokens(run, latent, 4).map(word).join(" · ");
-    const label = named ? `${run.name} #${latent}` : `#${latent}`;
-    const link = make("a", { href: address(run.number, latent) }, isolated(label), " ", make("bdi", { className: "words" }, words || "never fires"));
+    const link = make("a", { href: address(run.number, latent) }, isolated(`#${latent}`), " ", make("bdi", { className: "words" }, words || "never fires"));
     return make("li", {}, make("span", { className: "code" }, nearness.toFixed(2)), link);
   });
   return make("section", {}, make("h3", {}, title), make("p", { className: "hint" }, note), make("ul", { className: "near" }, ...links));
@@ -91,21 +93,46 @@ function factsElement(run, latent) {
   return make("dl", { className: "facts" }, ...facts.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))));
 }
 
-function noteElement(run, latent) {
-  const area = make("textarea", { id: "note", rows: 2, value: notes.get(run, latent), placeholder: "What does it stand for?" });
+function noteElement(run, latent, id = "note", label = "Your note") {
+  const area = make("textarea", { id, rows: 2, value: notes.get(run, latent), placeholder: "What does it stand for?" });
   area.addEventListener("input", () => notes.set(run, latent, area.value));
-  return make("div", { className: "noting" }, make("label", { htmlFor: "note" }, "Your note"), area);
+  return make("div", { className: "noting" }, make("label", { htmlFor: id }, isolated(label)), area);
+}
+
+// Words that a scorer found for a latent, said to be so.
+function labelElement(run, latent) {
+  const label = run.labels[latent];
+  if (!label) return null;
+  return make("p", { className: "label" }, make("span", { className: "badge" }, "machine-made label"), " ", isolated(visible(label)));
+}
+
+// The latents of the other dictionaries that stand for this one, by direction or by firing, with links to see both in the same text.
+function counterpartsElement(run, latent) {
+  const items = run.counterparts.flatMap((c) => {
+    const other = openRun(c.run);
+    const ways = [["by_direction", "cosine"], ["by_firing", "phi"]].filter(([by]) => c[by]);
+    const same = ways.length === 2 && c.by_direction.latent[latent] === c.by_firing.latent[latent];
+    return (same ? ways.slice(0, 1) : ways).map(([by]) => {
+      const found = c[by];
+      const words = topTokens(other, found.latent[latent], 4).map(word).join(" · ") || "never fires";
+      const link = make("a", { href: address(other.number, found.latent[latent]) }, isolated(`${other.name} #${found.latent[latent]}`), " ", make("bdi", { className: "words" }, words));
+      const how = make("span", { className: "hint" }, ` cosine ${number(found.cosine[latent], 2)}, φ ${number(found.phi[latent], 2)} `);
+      const beside = make("a", { href: comparisonAddress(run.number, other.number, latent), "aria-label": `Compare #${latent} with its counterpart in ${other.name}` }, "compare");
+      return make("li", {}, make("span", {}, link, how, beside));
+    });
+  });
+  if (!items.length) return null;
+  const note = "The nearest by direction of the atoms, and the one that fires most as this does where that is another.";
+  return make("section", {}, make("h3", {}, "In the other dictionaries"), make("p", { className: "hint" }, note), make("ul", { className: "near" }, ...items));
 }
 
 function showLatent(run, latent) {
   hideTip();
   const { strongest, sampled } = examplesOf(run, latent);
   const full = run.examples.full[latent];
-  const label = run.labels[latent];
-  const others = run.counterparts.map((c) => [openRun(c.run), c.latent[latent], c.cosine[latent]]);
   const parts = [
     make("h2", { id: "latent-title", tabIndex: -1 }, `Latent ${latent} `, make("small", {}, "of ", isolated(run.name))),
-    label ? make("p", { className: "label" }, make("span", { className: "badge" }, "machine-made label"), " ", isolated(visible(label))) : null,
+    labelElement(run, latent),
     factsElement(run, latent),
     noteElement(run, latent),
     strongest.length ? null : make("p", { className: "note" }, "It never fires in this text."),
@@ -113,22 +140,21 @@ function showLatent(run, latent) {
     examplesElement("A fair sample of all", "Drawn uniformly from all places where it fires, whatever the strength; strongest first.", sampled, full),
     histogram(run, latent),
     lensElement(run, latent),
+    counterpartsElement(run, latent),
     make("div", { className: "pair" }, ...[
       nearElement("Nearest by direction", run, run.by_direction, latent, "Cosine of the atoms."),
       nearElement("Fires together with", run, run.fired_together, latent, "Correlation (φ) of firing, token by token."),
-      others.length ? linksElement("In the other dictionaries", "The nearest atom, by cosine.", others, true) : null,
     ].filter((part) => part !== null)),
   ];
   byId("latent").replaceChildren(...parts.filter((part) => part !== null));
 }
 
-function listenToTokens() {
-  const article = byId("latent");
+// Values on hover and focus, long tokens on a click, and arrows from token to token, anywhere below an element.
+function listenToTokens(article) {
   const tokenAt = (event) => event.target.closest?.(".token");
   for (const begin of ["mouseover", "focusin", "click"]) article.addEventListener(begin, (event) => tokenAt(event) ? showTip(tokenAt(event)) : hideTip());
   article.addEventListener("mouseleave", hideTip);
   article.addEventListener("focusout", hideTip);
-  addEventListener("scroll", hideTip, { passive: true });
   article.addEventListener("click", (event) => tokenAt(event) && toggle(tokenAt(event)));
   article.addEventListener("keydown", (event) => {
     const token = tokenAt(event);

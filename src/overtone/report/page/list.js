@@ -1,6 +1,4 @@
-// The list of latents: sorted, searched, and drawn only where it is looked at.
-const ROW = 52; // pixels, as in the style
-const SPARE = 6; // rows drawn beyond the edges
+// The list of latents: sorted and searched.
 const state = { run: null, latent: 0, order: [], place: -1, sort: "z_score", falling: true };
 
 function sortsOf(run) {
@@ -12,12 +10,18 @@ function sortsOf(run) {
   ];
   if (run.groups) sorts.push(["group", "group (target)", run.targets]);
   if (run.counterparts.length) {
-    const mean = new Float32Array(run.latents);
-    for (const c of run.counterparts) c.cosine.forEach((cosine, m) => { mean[m] += cosine / run.counterparts.length; });
-    sorts.push(["consistency", "nearest in the others", mean]);
+    const near = nearness(run);
+    if (near) sorts.push(["consistency", "nearest in the others", near]);
   }
   if (run.detection) sorts.push(["detection", "detection score", run.detection]);
   return sorts;
+}
+
+// The largest cosine with any atom of another dictionary, on average over them; null where there is no other of the same width.
+function nearness(run) {
+  const others = run.counterparts.filter((c) => c.by_direction && c.by_direction.cosine.some(Number.isFinite));
+  if (!others.length) return null;
+  return (run.near ??= Float32Array.from({ length: run.latents }, (_, m) => others.reduce((sum, c) => sum + c.by_direction.cosine[m], 0) / others.length));
 }
 
 function chooseRun(number) {
@@ -56,19 +60,12 @@ function arrange() {
   const silent = byId("silent").checked || /^#?\d+$/.test(asked);
   const order = [];
   for (let m = 0; m < run.latents; m++) if ((silent || run.frequency[m] > 0) && matches(m)) order.push(m);
-  const values = run.sorts.find(([name]) => name === state.sort)[2];
-  const sign = state.falling ? -1 : 1;
-  // What was not measured comes last, whichever way.
-  const key = values ? (m) => (Number.isFinite(values[m]) ? sign * values[m] : Infinity) : (m) => sign * m;
-  const keys = new Float64Array(run.latents);
-  for (const m of order) keys[m] = key(m);
-  state.order = order.sort((a, b) => keys[a] - keys[b] || a - b);
+  ordered(order, run.sorts.find(([name]) => name === state.sort)[2], state.falling);
+  state.order = order;
   state.place = order.indexOf(state.latent);
   const of = `of ${run.latents.toLocaleString("en")} latents`;
   byId("found").textContent = order.length ? `${order.length.toLocaleString("en")} ${of}` : `None ${of}: try another word.`;
-  byId("rows").style.height = `${order.length * ROW}px`;
-  byId("list").scrollTop = 0;
-  paint();
+  latentList.fill(order.length);
 }
 
 function rowElement(place) {
@@ -78,49 +75,28 @@ function rowElement(place) {
   const said = notes.get(run, m) || run.labels[m] || `Z ${number(run.z_score[m])} · peak ${number(run.peak[m])}`;
   const option = make(
     "div",
-    { id: `row-${m}`, className: "row", role: "option", "aria-selected": String(m === state.latent), "aria-setsize": String(order.length), "aria-posinset": String(place + 1) },
+    { id: `row-${m}`, className: "row", role: "option", "aria-selected": String(m === state.latent) },
     make("span", { className: "number" }, `#${m}`),
     make("bdi", { className: "words" }, words || "never fires"),
     make("span", { className: "frequency" }, share(run.frequency[m])),
     make("bdi", { className: "said" }, cut(visible(said), 80)),
   );
-  option.style.top = `${place * ROW}px`;
   option.addEventListener("click", () => go(m));
   return option;
 }
 
-function paint() {
-  const list = byId("list");
-  const first = Math.max(0, Math.floor(list.scrollTop / ROW) - SPARE);
-  const last = Math.min(state.order.length, Math.ceil((list.scrollTop + list.clientHeight) / ROW) + SPARE);
-  byId("rows").replaceChildren(...Array.from({ length: Math.max(0, last - first) }, (_, i) => rowElement(first + i)));
-  if (byId(`row-${state.latent}`)) list.setAttribute("aria-activedescendant", `row-${state.latent}`);
-  else list.removeAttribute("aria-activedescendant");
-}
-
-function reveal() {
-  const list = byId("list");
-  if (state.place < 0) return paint();
-  const top = state.place * ROW;
-  if (top < list.scrollTop) list.scrollTop = top;
-  else if (top + ROW > list.scrollTop + list.clientHeight) list.scrollTop = top + ROW - list.clientHeight;
-  paint();
-}
+const latentList = lister(byId("list"), byId("rows"), { element: rowElement, name: (place) => `row-${state.order[place]}`, move: step });
+const paint = latentList.paint;
 
 function go(latent) {
   location.hash = address(state.run.number, latent);
 }
 
 function step(by) {
-  const { order, place } = state;
-  if (!order.length) return;
-  const next = place < 0 ? 0 : Math.min(order.length - 1, Math.max(0, place + by));
-  go(order[next]);
+  if (state.order.length) go(nextOf(state.order, state.place, by));
 }
 
 function listenToList() {
-  byId("list").addEventListener("scroll", paint, { passive: true });
-  addEventListener("resize", paint);
   byId("run").addEventListener("change", (event) => { location.hash = address(Number(event.target.value), 0); });
   byId("search").addEventListener("input", arrange);
   byId("silent").addEventListener("change", arrange);
@@ -129,13 +105,6 @@ function listenToList() {
     state.falling = !state.falling;
     event.target.textContent = state.falling ? "largest first" : "smallest first";
     arrange();
-  });
-  byId("list").addEventListener("keydown", (event) => {
-    const rows = Math.max(1, Math.floor(byId("list").clientHeight / ROW) - 1);
-    const by = { ArrowDown: 1, ArrowUp: -1, PageDown: rows, PageUp: -rows, Home: -Infinity, End: Infinity }[event.key];
-    if (by === undefined) return;
-    event.preventDefault();
-    step(by);
   });
   byId("search").addEventListener("keydown", (event) => {
     if (event.key === "Enter" && state.order.length) go(state.order[0]);

@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from overtone.interpret.alongside import Passage
 from overtone.interpret.slots import Windows
+from overtone.ops import SparseCodes
 from overtone.report.page.text import PageText
 
 FULL = 32767  # a latent's largest code shown, as a whole number
@@ -19,18 +21,34 @@ KINDS = {"u8": "<u1", "u16": "<u2", "u32": "<u4", "i16": "<i2", "f32": "<f4"}
 Near = tuple[Int[Tensor, "latents k"], Float[Tensor, "latents k"]]
 
 
+class Likeness(NamedTuple):
+    """A latent of another dictionary for each latent, and how alike the two are.
+
+    Attributes:
+        latent: which.
+        cosine: of their atoms; nan between spaces of different widths.
+        phi: the correlation of their firing; nan where they were not seen on the same rows.
+        codes: of that latent in the windows of each, the strongest before the sampled ones; None: not seen there.
+    """
+
+    latent: Int[Tensor, " latents"]
+    cosine: Float[Tensor, " latents"]
+    phi: Float[Tensor, " latents"]
+    codes: Float[Tensor, "latents slots width"] | None = None
+
+
 class Counterparts(NamedTuple):
-    """The nearest atoms of another dictionary on the page.
+    """What stands for each latent in another dictionary on the page.
 
     Attributes:
         run: its number on the page.
-        latent: the latent of it that is nearest to each latent.
-        cosine: their cosine.
+        by_direction: the latent with the nearest atom; None: the atoms are of other spaces.
+        by_firing: the latent that fires most as it does; None: not seen on the same rows.
     """
 
     run: int
-    latent: Int[Tensor, " latents"]
-    cosine: Float[Tensor, " latents"]
+    by_direction: Likeness | None
+    by_firing: Likeness | None = None
 
 
 class LatentsView(NamedTuple):
@@ -46,6 +64,7 @@ class LatentsView(NamedTuple):
         lens: (promoted, suppressed) tokens of each; None: the model has no logits, or it was not asked for.
         labels: words about latents, from a scorer.
         detection: how well those tell where they fire; nan where that was not measured.
+        passages: some of the text with all codes; the same passages in dictionaries that share it.
     """
 
     frequency: Float[Tensor, " latents"]
@@ -61,6 +80,12 @@ class LatentsView(NamedTuple):
     lens: Sequence[tuple[list[str], list[str]]] | None = None
     labels: Mapping[int, str] | None = None
     detection: Float[Tensor, " latents"] | None = None
+    passages: Sequence[Passage] = ()
+
+    @property
+    def windows(self) -> Windows:
+        """The strongest, then the sampled ones."""
+        return Windows(*(torch.cat(parts, dim=1) for parts in zip(self.strongest, self.sampled, strict=True)))
 
     def to_json(self, text: PageText) -> dict[str, Any]:
         """For the page's script, which unpacks it."""
@@ -68,15 +93,21 @@ class LatentsView(NamedTuple):
         for name in ("frequency", "peak", "z_score", "bin_width"):
             data[name] = packed(getattr(self, name).numpy(), "f32")
         data["histogram"] = packed(self.histogram.numpy(), "u32") | {"bins": self.histogram.shape[1]}
-        data["examples"] = _examples(self.strongest, self.sampled, text)
+        windows = self.windows
+        data["examples"] = _examples(self.strongest, windows, text)
         for name in ("by_direction", "fired_together"):
             latent, nearness = getattr(self, name)
             nearest = {"latent": packed(latent.numpy(), "u32"), "nearness": packed(nearness.numpy(), "f32")}
             data[name] = nearest | {"k": latent.shape[1]}
         data["counterparts"] = [
-            {"run": c.run, "latent": packed(c.latent.numpy(), "u32"), "cosine": packed(c.cosine.numpy(), "f32")}
+            {
+                "run": c.run,
+                "by_direction": _likeness(c.by_direction, windows),
+                "by_firing": _likeness(c.by_firing, windows),
+            }
             for c in self.counterparts
         ]
+        data["passages"] = _passages(self.passages, text) if self.passages else None
         data["lens"] = None if self.lens is None else [list(both) for both in self.lens]
         data["labels"] = {str(latent): words for latent, words in (self.labels or {}).items()}
         data["detection"] = None if self.detection is None else packed(self.detection.numpy(), "f32")
@@ -108,7 +139,9 @@ class RunView(NamedTuple):
 
     def to_json(self, text: int) -> dict[str, Any]:
         """For the page's script; `text`: the number of the text on the page."""
-        data = {"name": self.name, "key": self.key, "text": text, "targets": None}
+        data: dict[str, Any] = {"name": self.name, "key": self.key, "text": text, "targets": None}
+        data["method"] = self.about.get("method")
+        data["metrics"] = {name: self.metrics.get(name) for name in ("l0", "explained_variance")}
         if self.targets is not None:
             data["targets"] = packed(self.targets.numpy(), "f32")
         curves = {"tokens": "rows", "l0": "l0", "loss": "loss", "explained_variance": "explained_variance"}
@@ -137,33 +170,71 @@ def narrowest(values: Shaped[np.ndarray, "*shape"]) -> dict[str, Any]:
     return packed(values, "u16" if not values.size or values.max() < 2**16 else "u32")
 
 
-def _examples(strongest: Windows, sampled: Windows, text: PageText) -> dict[str, Any]:
-    """Windows of each latent one after the other, the strongest first, and the codes in them that are not 0.
+def reading_json(words: Sequence[str], codes: Sequence[SparseCodes]) -> dict[str, Any]:
+    """A text for the page's script: its tokens, and for every dictionary on the page all of its codes."""
+    # Lone surrogates, which tokenisers may leave behind, have no bytes.
+    tokens = [word.encode("utf-8", "replace").decode() for word in words]
+    return {"tokens": tokens, "runs": [codes_json(one) for one in codes]}
 
-    Codes are whole numbers of 1/32767 of the largest in any of a latent's windows, so that they are off by half of that at most.
-    """
-    both = Windows(*(torch.cat(parts, dim=1) for parts in zip(strongest, sampled, strict=True)))
+
+def codes_json(codes: SparseCodes) -> dict[str, Any]:
+    """Every active latent of some rows, with its code as float32."""
+    return {
+        "active": packed(codes.l0().numpy(), "u32"),
+        "latent": narrowest(codes.latents.numpy()),
+        "code": packed(codes.values.numpy(), "f32"),
+    }
+
+
+def _passages(passages: Sequence[Passage], text: PageText) -> dict[str, Any]:
+    """All of them laid end to end."""
+    first = torch.tensor([passage.row for passage in passages])
+    parts = [codes_json(passage.codes) for passage in passages]
+    length = [len(passage.token_ids) for passage in passages]
+    return {"start": packed(text.places(first), "u32"), "length": length, "codes": parts}
+
+
+def _examples(strongest: Windows, both: Windows, text: PageText) -> dict[str, Any]:
+    """Windows of each latent one after the other, the strongest first, and the codes in them that are not 0."""
     width = both.token_ids.shape[-1]
     if width > WIDEST:
         raise ValueError(
             f"windows of {width} tokens are wider than {WIDEST}, the widest that a page shows; lower width"
         )
-    full = both.codes.abs().amax(dim=(1, 2))
     held = both.row >= 0
-    share = both.codes.double() / full.double().clamp(min=torch.finfo(torch.float32).tiny)[:, None, None]
-    codes = (share * FULL).round()[held]
-    # What rounds to 0 is shown as the least code there is: it fires.
-    least = both.codes[held].double().sign()
-    codes = torch.where((codes == 0) & (least != 0), least, codes)
-    entries = codes != 0
     return {
         "windows": packed(held.sum(1).numpy(), "u8"),
         "strongest": packed((strongest.row >= 0).sum(1).numpy(), "u8"),
         "start": packed(text.places(both.start[held]), "u32"),
         "length": packed((both.token_ids[held] >= 0).sum(1).numpy(), "u8"),
         "peak": packed((both.row - both.start)[held].numpy(), "u8"),
-        "entries": packed(entries.sum(1).numpy(), "u8"),
-        "place": packed(entries.nonzero()[:, 1].numpy(), "u8"),
-        "code": packed(codes[entries].numpy().astype(np.int64), "i16"),
+        **_entries(both.codes, held),
+    }
+
+
+def _likeness(found: Likeness | None, windows: Windows) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    data: dict[str, Any] = {"latent": narrowest(found.latent.numpy())}
+    data |= {name: packed(getattr(found, name).numpy(), "f32") for name in ("cosine", "phi")}
+    return data | {"codes": None if found.codes is None else _entries(found.codes, windows.row >= 0)}
+
+
+def _entries(codes: Float[Tensor, "latents slots width"], held: Bool[Tensor, "latents slots"]) -> dict[str, Any]:
+    """The codes in windows that are not 0.
+
+    They are whole numbers of 1/32767 of the largest in any of a latent's windows, so that they are off by half of that at most.
+    """
+    full = codes.abs().amax(dim=(1, 2))
+    latent, slot, place = codes.nonzero(as_tuple=True)
+    value = codes[latent, slot, place]
+    share = value.double() / full.double().clamp(min=torch.finfo(torch.float32).tiny)[latent]
+    whole = (share * FULL).round()
+    # What rounds to 0 is shown as the least code there is: it fires.
+    whole = torch.where(whole == 0, value.double().sign(), whole)
+    return {
+        "entries": packed((codes != 0).sum(2)[held].numpy(), "u8"),
+        "place": packed(place.numpy(), "u8"),
+        "code": packed(whole.numpy().astype(np.int64), "i16"),
         "full": packed(full.numpy(), "f32"),
     }

@@ -1,0 +1,217 @@
+"""Dictionaries with their text, and what a page shows of them: for `overtone report` and `overtone view`."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from overtone import checkpoint, formats
+from overtone.cli.beside import Seen, text_key, with_counterparts
+from overtone.cli.common import console, finite_again, names_of
+from overtone.cli.evaluate import LARGEST_RESULTS, check_options, checksum, measure
+from overtone.cli.in_text import InText, Split, examples_of, in_text
+from overtone.cli.rows import EVALUATED, model_of, run_at, source_of
+from overtone.cli.score import KIND as SCORES
+from overtone.data.filling import plan_of
+from overtone.data.source import FileSource
+from overtone.dictionary import Dictionary
+from overtone.interpret.alongside import Passages
+from overtone.interpret.detection import TokenText
+from overtone.interpret.examples import ExamplePlan, LatentExamples
+from overtone.interpret.histograms import CodeHistograms
+from overtone.interpret.neighbours import FiredTogether, by_direction
+from overtone.metrics.lens import logit_lens
+from overtone.report.page import LatentsView, PageText, RunView, page_text
+from overtone.runs import RunFolder
+from overtone.selection import AbsTopK
+from overtone.users_code import parts_named
+
+PLAN = ExamplePlan(top=10, sample=12, pool=1)
+COUNTED_TOGETHER = 50_000  # rows on which is counted which latents fire together
+PROMOTED = 8
+PASSAGES, PASSAGE = 20, 64  # pieces of text with all codes, and tokens of each
+
+
+class Subject(NamedTuple):
+    """A dictionary to show, and the text to show it in.
+
+    Attributes:
+        name: how the page calls it.
+        dictionary: it.
+        text: its text.
+        folder: of the run that trained it; None: another tool's.
+        metrics: what was measured of it; None: to be measured while its text is read.
+    """
+
+    name: str
+    dictionary: Dictionary
+    text: InText
+    folder: RunFolder | None
+    metrics: Mapping[str, Any] | None
+
+
+def subjects_of(
+    runs: Sequence[Path],
+    *,
+    store: Path | None,
+    site: tuple[str, ...],
+    target: str | None,
+    split: Split,
+    rows: int,
+    seed: int,
+    input_norm: formats.InputNorm | None,
+    parts: tuple[str, ...],
+) -> list[Subject]:
+    """Dictionaries with their text; arguments as in `overtone report`."""
+    check_options(runs, rows, None, False)
+    own = parts_named(parts)
+    subjects = []
+    for run, name in zip(runs, names_of(runs), strict=True):
+        dictionary = formats.load(run, parts=own, input_norm=input_norm)
+        text = in_text(run, dictionary, store=store, site=site, split=split, rows=rows, parts=tuple(own))
+        folder = run_at(run, own)
+        source = source_of(folder) if folder else None
+        wanted = target if source is None or isinstance(source, FileSource) else target or source.target
+        layout, metrics = text.store.layout(text.site, wanted), None
+        if not (layout.onto_itself and dictionary.layout.onto_itself):
+            # The text's rows are those that are read; what is to be reconstructed takes a pass of its own.
+            batches = text.store.batches(text.site, split, target=wanted, limit=rows, seed=seed)
+            metrics = measure(name, dictionary, batches, text.where, layout)["metrics"]
+        subjects.append(Subject(name, dictionary, text, folder, metrics))
+    return subjects
+
+
+def run_views(
+    subjects: Sequence[Subject],
+    *,
+    scores: Path | None = None,
+    lens: bool = False,
+    rows: int = EVALUATED,
+    seed: int = 0,
+) -> list[RunView]:
+    """Gather what a page shows; arguments as in `overtone report`."""
+    plan = ExamplePlan(PLAN.top, PLAN.sample, PLAN.width, PLAN.before, PLAN.pool, seed)
+    scored = _scores(scores)
+    seen = [_seen(s, plan, rows, scored.get(checksum(s.dictionary), {}), lens) for s in subjects]
+    found = with_counterparts(seen)
+    texts = _texts(subjects, found)
+    return [
+        RunView(
+            s.name,
+            checksum(s.dictionary),
+            _about(s, one.metrics),
+            one.metrics,
+            s.folder.records() if s.folder else [],
+            _targets(s),
+            view,
+            texts[text_key(s.text)],
+        )
+        for s, one, view in zip(subjects, seen, found, strict=True)
+    ]
+
+
+def _seen(subject: Subject, plan: ExamplePlan, rows: int, scored: Mapping[str, Any], lens: bool) -> Seen:
+    """One pass over the text, and what follows from the weights."""
+    dictionary = subject.dictionary
+    sizes = CodeHistograms(dictionary.latents)
+    together = FiredTogether(dictionary.latents, min(1.0, COUNTED_TOGETHER / rows), plan.seed)
+    passages = Passages(PASSAGES, PASSAGE, plan.seed)
+    watch = (
+        lambda codes, _: sizes.add(codes),
+        lambda codes, text: together.add(codes, text.first),
+        passages.add,
+    )
+    seen: LatentExamples = examples_of(
+        subject.name, dictionary, subject.text, plan, z_scores=True, measure=subject.metrics is None, watch=watch
+    )
+    assert seen.z_score is not None
+    detection = None
+    if scored:
+        detection = torch.full((dictionary.latents,), torch.nan)
+        for latent, values in scored["scores"].items():
+            detection[int(latent)] = finite_again(values)["detection"]
+    signed = not isinstance(dictionary.select, AbsTopK)
+    view = LatentsView(
+        seen.seen.frequency.float(),
+        seen.seen.peak.float(),
+        seen.z_score,
+        seen.top,
+        seen.sample,
+        sizes.counts,
+        sizes.width,
+        by_direction(dictionary.W_dec.detach().float(), signed=signed),
+        together.neighbours(),
+        lens=_lens(subject) if lens else None,
+        labels={int(latent): words for latent, words in scored.get("explanations", {}).items()},
+        detection=detection,
+        passages=passages.passages(),
+    )
+    metrics = subject.metrics
+    if metrics is None:
+        assert seen.reconstruction is not None
+        metrics = seen.reconstruction.summary()
+    return Seen(subject.name, dictionary, subject.text, view, together, metrics)
+
+
+def _lens(subject: Subject) -> list[tuple[list[str], list[str]]] | None:
+    """What latents promote and suppress; None, and why, where that cannot be said."""
+    try:
+        lm, _ = model_of(subject.text.store)
+        promoted = logit_lens(lm, subject.dictionary.effective_atoms, k=PROMOTED)
+    except (ValueError, OSError, ImportError) as error:
+        console.print(f"{subject.name} without promoted tokens: {error}", markup=False, soft_wrap=True)
+        return None
+    return [promoted.words(lm.tokenizer, m) for m in range(subject.dictionary.latents)]
+
+
+def _scores(path: Path | None) -> dict[str, dict[str, Any]]:
+    """Checksum of the weights → explanations and scores of `overtone score`."""
+    if path is None:
+        return {}
+    results = checkpoint.read_json(path, SCORES, largest=LARGEST_RESULTS)["runs"]
+    return {result["weights"]: result for result in results if "scores" in result}
+
+
+def _texts(subjects: Sequence[Subject], views: Sequence[LatentsView]) -> dict[tuple[str, str], PageText]:
+    """Every text once, with what any of its dictionaries shows of it."""
+    windows: dict[tuple[str, str], list[Any]] = {}
+    for subject, view in zip(subjects, views, strict=True):
+        shown = [view.strongest, view.sampled, *(passage.window() for passage in view.passages)]
+        windows.setdefault(text_key(subject.text), []).extend(shown)
+    words = {text_key(s.text): TokenText(s.text.tokenizer).words for s in subjects}
+    return {key: page_text(parts, words[key]) for key, parts in windows.items()}
+
+
+def _targets(subject: Subject) -> Tensor | None:
+    spectrum = subject.folder.run.method.spectrum if subject.folder else None
+    return None if spectrum is None else spectrum.targets(subject.dictionary.latents)
+
+
+def title_of(subject: Subject) -> str:
+    """What a page of it is called unless the user says so: the model, the site and the text."""
+    plan, site = plan_of(subject.text.store.manifest, subject.text.store.path), subject.text.site
+    where = site if isinstance(site, str) else " + ".join(site)
+    return f"{_last(plan.model)} {where} on {', '.join(map(_last, plan.text))}"
+
+
+def _last(name: str) -> str:
+    """The last part of a path, for a page that others will read; any other name as it is."""
+    return Path(name).name if Path(name).is_absolute() else name
+
+
+def _about(subject: Subject, metrics: Mapping[str, Any]) -> dict[str, str]:
+    """What was trained on what, in words."""
+    dictionary, store = subject.dictionary, subject.text.store
+    plan = plan_of(store.manifest, store.path)
+    about = {"dictionary": f"{dictionary.latents:,} latents, {dictionary.layout}"}
+    if subject.folder:
+        run = subject.folder.run
+        about = {"method": run.method.name} | about
+        about["training"] = f"{run.steps:,} steps of {run.batch:,} tokens, seed {run.seed}"
+    sites = (subject.text.site,) if isinstance(subject.text.site, str) else subject.text.site
+    about["activations"] = f"{', '.join(sites)} of {_last(plan.model)}"
+    about["text"] = ", ".join(map(_last, plan.text))
+    about["examples and numbers from"] = f"{metrics['rows']:,} {subject.text.where.split(' of ')[0]}"
+    return about
