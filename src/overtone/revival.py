@@ -160,7 +160,7 @@ class SurplusResampling:
         if step % self.interval:
             return {"fired": fired, "resampled": resampled}
         if self.looking and codes.x is not None:
-            residual = codes.x - dictionary.decode_normalised(codes.entries)
+            residual = dictionary.world.rows.concatenate(codes.x - dictionary.decode_normalised(codes.entries))
             free = _nearest(residual, dictionary.W_dec) < self.near
             weight = residual.square().sum(1).double().cpu() * free.cpu()
             [which] = surplus(dictionary.W_dec, fired, self.cosine).nonzero(as_tuple=True)

@@ -22,7 +22,7 @@ def splits(name: str) -> bool:
 
 
 NAMES = [name for name in METHODS if splits(name)]
-WHOLE = {"group-max", "matching-pursuit", "ortsae", "topk-aux", "topk-resampled"}
+WHOLE = {"group-max", "matching-pursuit", "ortsae", "topk-aux", "topk-resampled", "gba-universal", "gba-universal-soon"}
 MESHES = {"latents": (3, 3), "rows and latents": (4, 2)}
 
 

@@ -30,12 +30,21 @@ def resampled(method: ot.Method) -> ot.Method:
     )
 
 
+def soon_surplus(method: ot.Method) -> ot.Method:
+    """`gba_universal` that looks for latents that nothing needs several times in a few steps."""
+    soon = ot.SurplusResampling(interval=4, first=0.0, cosine=0.7, near=0.9, most=0.5)
+    rules = tuple(soon if isinstance(rule, ot.SurplusResampling) else rule for rule in method.rules)
+    return replace(method, name=f"{method.name}-soon", rules=rules)
+
+
 METHODS: dict[str, ot.Method] = SMALL | {
     "gba-l0": ot.gba(l0=3, groups=3, interval=2),
     "gba-paper-every-step": ot.gba_paper(groups=3, interval=1),
     "jumprelu-l0": ot.jumprelu(3, start=0.2, bandwidth=0.1),
     "topk-aux": ot.topk(3, aux_after=60),
     "topk-resampled": resampled(ot.topk(3)),
+    "gba-universal-soon": soon_surplus(ot.gba_universal(groups=3)),
+    "gba-universal-split": ot.gba_universal(groups=3, resample=False),
     "topk-steered": with_frequency_control(ot.topk(3), ot.Spectrum(3)),
     "matryoshka-sampled": ot.matryoshka(3, sampled=3),
     "normalised": replace(ot.topk(3), losses=(ot.NormalisedMSE(),)),
