@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -245,3 +246,27 @@ def test_a_reader_that_has_enough_is_no_error(words: tuple[str, ...]):
     ended = subprocess.run([sys.executable, "-m", "overtone", *words], stdout=ours, stderr=subprocess.PIPE, text=True)
     os.close(ours)
     assert (ended.returncode, ended.stderr) == (1, "")
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="asks /proc for children")
+def test_trainings_end_with_a_command_that_is_killed(tmp_path: Path):
+    words = ("recover", "imbalanced", "--methods", "ba", "topk-10", "--jobs", "2", "--steps", "1000000")
+    command = subprocess.Popen([sys.executable, "-m", "overtone", *words], cwd=tmp_path, stdout=subprocess.DEVNULL)
+
+    def trainings() -> set[str]:
+        children = Path(f"/proc/{command.pid}/task/{command.pid}/children").read_text().split()
+        return {child for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()}
+
+    def within(seconds: float, reached) -> bool:
+        end = time.monotonic() + seconds
+        while not reached() and time.monotonic() < end:
+            time.sleep(0.2)
+        return reached()
+
+    try:
+        assert within(120, lambda: len(trainings()) == 2)
+        started = trainings()
+    finally:
+        command.kill()
+        command.wait()
+    assert within(60, lambda: not any(Path(f"/proc/{child}").exists() for child in started))

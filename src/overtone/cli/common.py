@@ -5,6 +5,7 @@ import math
 import multiprocessing
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -118,7 +119,7 @@ def in_processes(function: Callable[[Any], Any], work: Sequence[Any], jobs: int,
                 progress.advance(task)
                 yield result
             return
-        with ProcessPoolExecutor(min(jobs, len(work)), mp_context=context) as pool:
+        with ProcessPoolExecutor(min(jobs, len(work)), mp_context=context, initializer=_end_with_parent) as pool:
             futures = [pool.submit(function, job) for job in work]
             try:
                 for future in as_completed(futures):
@@ -131,6 +132,18 @@ def in_processes(function: Callable[[Any], Any], work: Sequence[Any], jobs: int,
                         ) from error
             finally:
                 pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """End this worker once the process that started it is gone: killed, it cannot say so, and a worker waits for ever."""
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def trained_on(truth: RowLaw[Any], run: Run, *, rows: int | None, at_start: bool = False) -> Dictionary:
