@@ -38,19 +38,26 @@ def page_text(windows: Sequence[Windows], words: Words) -> PageText:
         windows: of one text, any number of times the same row.
         words: of the ids of tokens that follow one another, the text that each adds (`TokenText.words`).
     """
-    parts = [_tokens(w) for w in windows]
-    rows, first = np.unique(np.concatenate([p[0] for p in parts]), return_index=True)
-    ids, contexts = (np.concatenate([p[i] for p in parts])[first] for i in (1, 2))
+    # By row and not by sorting: windows overlap so much that together they are many times the text.
+    length = 1 + max((int(w.start.max()) + w.token_ids.shape[-1] for w in windows), default=0)
+    every_id, every_context = np.full(length, -1), np.zeros(length, dtype=np.int64)
+    for some in windows:
+        at, ids, contexts = _tokens(some)
+        every_id[at], every_context[at] = ids, contexts
+    rows = np.flatnonzero(every_id >= 0)
+    ids = every_id[rows]
     before = np.full(len(rows), -1)
-    follows = (np.diff(rows) == 1) & (rows[1:] != contexts[1:])
+    follows = (np.diff(rows) == 1) & (rows[1:] != every_context[rows[1:]])
     before[1:][follows] = ids[:-1][follows]
-    pairs, of = np.unique(np.stack([before, ids], axis=1), axis=0, return_inverse=True)
+    kinds = 1 + int(ids.max(initial=0))
+    pairs, of = np.unique((before + 1) * kinds + ids, return_inverse=True)
     table: dict[str, int] = {}
     numbers = []
-    for earlier, token in pairs.tolist():
+    for pair in pairs.tolist():
+        earlier, token = pair // kinds - 1, pair % kinds
         word = words([token] if earlier < 0 else [earlier, token])[-1]
         numbers.append(table.setdefault(word, len(table)))
-    return PageText(rows, np.asarray(numbers, dtype=np.int64)[of.reshape(-1)], list(table))
+    return PageText(rows, np.asarray(numbers, dtype=np.int64)[of], list(table))
 
 
 def _tokens(windows: Windows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
