@@ -3,13 +3,13 @@
 import multiprocessing
 import os
 import pickle
+import tempfile
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any
-
-from torch import distributed
 
 MOST = 4
 SECONDS = 280
@@ -31,7 +31,7 @@ class Ranks:
     def __call__(
         self, size: int, function: Callable[..., Any], *args: Any, latents: int = 1, seconds: float = SECONDS
     ) -> list[Any]:
-        """What function(world, *args) returns on each of `size` ranks, which talk by gloo and find each other by a port.
+        """What function(world, *args) returns on each of `size` ranks, which talk by gloo and find each other by a file.
 
         `latents`: over how many of them the latents are split; `seconds`: without a word, after which one hangs.
         """
@@ -47,11 +47,12 @@ class Ranks:
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
-        # A free port of this process' own; a store in a file takes minutes where the machine is busy.
-        self._store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        self._folder = tempfile.TemporaryDirectory()
         for rank in range(MOST):
             here, there = context.Pipe()
-            process = context.Process(target=_work, args=(there, rank, self._store.port), daemon=True)
+            process = context.Process(
+                target=_work, args=(there, rank, str(Path(self._folder.name) / "store")), daemon=True
+            )
             process.start()
             there.close()
             self._ends.append(here)
@@ -75,17 +76,20 @@ class Ranks:
             process.join()
         for end in self._ends:
             end.close()
+        if self._processes:
+            self._folder.cleanup()
         self._ends, self._processes = [], []
 
 
-def _work(end: Connection, rank: int, port: int) -> None:
+def _work(end: Connection, rank: int, place: str) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     import torch
+    from torch import distributed
 
     from overtone.parallel import World, mesh
 
     torch.set_num_threads(1)
-    store = distributed.TCPStore("127.0.0.1", port, is_master=False)
+    store = distributed.FileStore(place, MOST)
     distributed.init_process_group("gloo", store=store, rank=rank, world_size=MOST, timeout=timedelta(seconds=SECONDS))
     worlds = {(size, latents): mesh(range(size), latents) for size, latents in MESHES}
     while True:
