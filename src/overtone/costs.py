@@ -129,9 +129,10 @@ def calibrate(method: Method, layout: Layout, *, sizes: Sequence[tuple[int, int]
     # Relative errors count, and no part can take less than no time.
     scale = np.abs(features).max(0)
     found, _ = nnls(features / scale / seconds[:, None], np.ones(len(sizes)))
-    coefficients = found / scale
-    errors = features @ coefficients / seconds - 1
-    return Speed(*coefficients.tolist(), float(np.mean([l0 for _, l0 in measured])), float(np.abs(errors).max()))
+    fixed, per_product, per_latent, per_row = (found / scale).tolist()
+    errors = features @ (found / scale) / seconds - 1
+    l0 = float(np.mean([l0 for _, l0 in measured]))
+    return Speed(fixed, per_product, per_latent, per_row, l0, float(np.abs(errors).max()))
 
 
 def _seconds_of_step(method: Method, layout: Layout, rows: int, latents: int) -> tuple[float, float]:

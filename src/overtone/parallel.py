@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, distributed
 from torch.autograd import Function
-from torch.distributed import PrefixStore, ProcessGroup, ReduceOp
+from torch.distributed import PrefixStore, ProcessGroup, ReduceOp  # pyright: ignore[reportPrivateImportUsage]
 from torch.distributed.rendezvous import rendezvous
 
 T = TypeVar("T")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 MOST = 4
-SECONDS = 120
+SECONDS = 280
 # (ranks, ranks that the latents are split over)
 MESHES = [(2, 1), (3, 1), (4, 1), (2, 2), (3, 3), (4, 2)]
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
 from rich.table import Table
 from torch import distributed
+from torch.multiprocessing.spawn import spawn
 
 from overtone.catalogue import parse
 from overtone.cli.common import console, together, write_json
@@ -93,14 +93,13 @@ def link_of(world: World, size: int, latency_us: float | None, gbit: float | Non
         return measure_link(world.everyone)
     with TemporaryDirectory() as folder:
         found = str(Path(folder) / "found.json")
-        torch.multiprocessing.spawn(_measure, (str(Path(folder) / "store"), found), nprocs=2)
+        spawn(_measure, (str(Path(folder) / "store"), found), nprocs=2)
         return Link(*read_json(Path(found).read_text()))
 
 
 def _measure(rank: int, place: str, found: str) -> None:
     """One of two processes that measure their connection."""
-    store = distributed.FileStore(place, 2)
-    distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    distributed.init_process_group("gloo", init_method=f"file://{place}", rank=rank, world_size=2)
     link = measure_link(mesh(range(2)).everyone)
     if rank == 0:
         Path(found).write_text(to_json(link))
