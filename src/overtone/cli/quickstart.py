@@ -19,7 +19,7 @@ from overtone.cli.train import located
 from overtone.config import to_json
 from overtone.data.activations import Activations
 from overtone.data.filling import HarvestPlan
-from overtone.data.models import LanguageModel, load_model
+from overtone.data.models import LanguageModel, fast_dtype, load_model
 from overtone.data.source import StoreSource
 from overtone.data.store import HELD_OUT, TRAIN
 from overtone.data.text import Document
@@ -73,7 +73,7 @@ def quickstart(
         raise ValueError(f"seeds={seeds} must be at least 1")
     path = out or Path("runs") / f"quickstart-{timestamp()}"
     began = time.perf_counter()
-    plan = HarvestPlan("minilm", (SITE,), (located(text),), tokens, compute_dtype="bfloat16")
+    plan = HarvestPlan("minilm", (SITE,), (located(text),), tokens, compute_dtype=fast_dtype())
     lm = load_model(plan.model)
     # Settings, text and folder are checked before the long part, and in this order: an error leaves nothing behind.
     run = recipes.quickstart(l0, d=check_plan(lm, plan)[SITE], steps=steps, seed=seed)

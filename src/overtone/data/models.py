@@ -22,6 +22,12 @@ HUB_PATIENCE = 3.0  # seconds
 _LM = 'pip install "overtone[lm]"'
 
 
+def fast_dtype() -> str:
+    """What this processor multiplies fastest in: "bfloat16" where it has it (twice as fast), else "float32" (six times)."""
+    has = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return "bfloat16" if has else "float32"
+
+
 class LanguageModel(NamedTuple):
     """A transformers model (in eval mode), its tokenizer and the name it was loaded by."""
 
