@@ -14,7 +14,8 @@ import torch
 pytest.importorskip("transformers", reason='needs pip install "overtone[lm]"')
 
 import overtone
-from tiny_models import WORDS, D, tiny
+from tiny_models import D
+from tiny_store import model_and_text
 
 SITES = ("resid.1", "mlp_in.1", "mlp_out.1")
 SHORT = ("--steps", 24, "--batch", 32, "--latents", 32, "--method", "gba(groups=4)", "--checkpoint-every", 8)
@@ -23,12 +24,7 @@ SHORT = ("--steps", 24, "--batch", 32, "--latents", 32, "--method", "gba(groups=
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A model and a text of 40 documents."""
-    lm = tiny("llama", "[CLS] $A", 0.2)
-    lm.model.save_pretrained(tmp_path / "model")
-    lm.tokenizer.save_pretrained(tmp_path / "model")
-    rng = torch.Generator().manual_seed(0)
-    lines = [" ".join(WORDS[i] for i in torch.randint(len(WORDS), (50,), generator=rng)) for _ in range(40)]
-    (tmp_path / "docs.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+    model_and_text(tmp_path, 40, 50)
     return tmp_path
 
 
