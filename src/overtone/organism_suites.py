@@ -73,7 +73,7 @@ MARKOV = OrganismSuite(
     name="markov",
     truth=_markov,
     contestants=rivals(8, with_gba_centre),
-    default_methods=("gba", "gba-l0", "topk", "batch-topk"),
+    default_methods=("gba", "gba-universal", "gba-l0", "topk", "batch-topk"),
     rows=65_536,
     scored=8192,
     length=Run(latents=512, steps=2000, batch=512),

@@ -103,7 +103,7 @@ OPTIONS = ("--method", "gba(groups=4)", "--latents", "64", "--batch", "32")
 
 
 def test_a_killed_rank_changes_nothing(ranks: Ranks, tmp_path: Path):
-    running = Torchrun(2, tmp_path, *OPTIONS, "--steps", "600", "--checkpoint-every", "40")
+    running = Torchrun(2, tmp_path, *OPTIONS, "--steps", "300", "--checkpoint-every", "20")
     try:
         assert running.until(3), running.log.read_text()[-3000:]
         running.kill_one(random.Random(0))
