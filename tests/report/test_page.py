@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from overtone.report.page import write_page
-from overtone.report.page.views import FULL, KINDS, packed
+from overtone.report.page.packing import FULL, KINDS, packed
 from sample_page import HOSTILE, Sample, sample
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from overtone.report.page import write_page
-from sample_page import HOSTILE, Sample, sample
+from sample_page import HOSTILE, Sample, sample, truth_view
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs pip install playwright")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -242,3 +242,36 @@ def test_themes_and_widths(tab: Any):
             tab.locator(f"#view-{view[1:]}").wait_for()
             assert tab.evaluate("document.documentElement.scrollWidth") <= width
     assert tab.locator("#charts svg").count() >= 5
+
+
+def test_latents_beside_known_features(browser: Any, tmp_path: Path):
+    """Sorted by their cosine with the nearest one, which stands first in every row that it is part of."""
+    made, truth = sample(rows=900, runs=1), truth_view(40)
+    own = truth.feature.tolist()
+    strings = [f"0.5·v{i % 40} + 0.25·v{(i + 1) % 40}" for i in range(len(made.runs[0].text.strings))]
+    text = made.runs[0].text._replace(strings=strings, unit="rows")
+    run = made.runs[0]._replace(
+        text=text, latents=made.runs[0].latents._replace(truth=truth), metrics={"frr_0.8": 0.25}
+    )
+    write_page(tmp_path / "t.html", "", [run])
+    tab = browser.new_page()
+    tab.goto(f"{(tmp_path / 't.html').as_uri()}#latents")
+    tab.select_option("#sort", "feature_cosine")
+    wanted = truth.cosine.argsort(descending=True, stable=True).tolist()
+    assert order(tab)[:5] == [m for m in wanted if m][:5], "latent 0 never fires"
+    tab.select_option("#sort", "feature_frequency")
+    frequency = truth.frequency[truth.feature]
+    assert order(tab)[0] == next(m for m in frequency.argsort(descending=True, stable=True).tolist() if m)
+    tab.evaluate("location.hash = '#latent/0/7'")
+    shown(tab, 7)
+    facts = tab.locator("#latent .facts").text_content()
+    assert f"v{own[7]}" in facts and f"{float(truth.cosine[7]):.3g}" in facts
+    for line in tab.locator("#latent .token").all_text_contents():
+        assert line.startswith((f"0.5·v{own[7]} ", f"0.25·v{own[7]} ", f"without v{own[7]}: "))
+    tab.fill("#search", f"v{own[7]}")
+    assert set(order(tab)) == {m for m in range(1, 40) if own[m] == own[7]}
+    tab.evaluate("location.hash = '#overview'")
+    tab.locator("h3", has_text="Known features found").wait_for()
+    assert "25.0%" in tab.locator("#view-overview .numbers").text_content()
+    assert "Known features by frequency" in tab.locator("#charts").text_content()
+    tab.close()

@@ -10,7 +10,6 @@ from overtone import formats
 from overtone.cli.common import console
 from overtone.cli.in_text import Split
 from overtone.cli.pages import Subject, run_views, subjects_of, title_of
-from overtone.cli.rows import EVALUATED
 from overtone.files import check_writable
 from overtone.report.page import write_page
 
@@ -27,7 +26,7 @@ def report(
     site: tuple[str, ...] = (),
     target: str | None = None,
     split: Split = "held_out",
-    rows: int = EVALUATED,
+    rows: int | None = None,
     seed: int = 0,
     input_norm: formats.InputNorm | None = None,
     parts: tuple[str, ...] = (),
@@ -37,16 +36,17 @@ def report(
     The page is one file that opens in any browser and asks no network for anything.
 
     Args:
-        runs: run folders, or dictionaries of overtone's or another tool's (then give --store).
+        runs: run folders, those of `overtone recover --runs` among them, or dictionaries of overtone's or another tool's (then
+            give --store).
         out: the file to write.
-        title: of the page (default: the model, the site and the text).
+        title: of the page (default: the model, the site and the text, or the suite).
         scores: results of `overtone score --json`, for labels and detection scores.
         lens: the tokens that each latent's atom promotes and suppresses, where the model predicts tokens (logit lens).
         store: a store whose text to use instead of the run's own.
         site: which site of that store, or which several of a crosscoder (default: the run's own).
         target: which site is to be reconstructed (default: the run's own).
         split: held_out, or train.
-        rows: how many rows of text to read, at most.
+        rows: how many rows to read, at most (default: 200,000 of a text, 20,000 of a known truth).
         seed: of the samples.
         input_norm: how rows are scaled before another tool's dictionary reads them, where its files do not say (row: to norm 1;
             rms: to norm √d).
@@ -64,7 +64,7 @@ def report(
         input_norm=input_norm,
         parts=parts,
     )
-    write_report(out, subjects, title=title, scores=scores, lens=lens, rows=rows, seed=seed)
+    write_report(out, subjects, title=title, scores=scores, lens=lens, seed=seed)
 
 
 def write_report(
@@ -74,11 +74,10 @@ def write_report(
     title: str = "",
     scores: Path | None = None,
     lens: bool = False,
-    rows: int = EVALUATED,
     seed: int = 0,
 ) -> None:
     """Gather what the page shows and write it; arguments as in `report`."""
-    views = run_views(subjects, scores=scores, lens=lens, rows=rows, seed=seed)
+    views = run_views(subjects, scores=scores, lens=lens, seed=seed)
     size = write_page(out, title or title_of(subjects[0]), views)
     console.print(f"Report: {out} ({size / 2**20:.1f} MiB) – open it in a browser")
     if size > LARGE:

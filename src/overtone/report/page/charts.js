@@ -87,11 +87,11 @@ function curves(title, series, labels, { logarithmic = false, zero = false, note
   const lines = series.map((s, i) => {
     const points = s.x.map((value, j) => [value, s.y[j]]).filter(([, v]) => Number.isFinite(v) && (!logarithmic || v > 0));
     const path = points.map(([a, b], j) => `${j ? "L" : "M"}${x(a).toFixed(1)} ${y(b).toFixed(1)}`).join("");
-    return draw("path", { class: `line s${i % 6}`, d: path });
+    return draw("path", { class: `line s${i % 6}${s.chance ? " chance" : ""}`, d: path });
   });
   const rows = series.flatMap((s) => s.x.map((value, j) => [s.name, number(value), number(s.y[j])]));
   return figure(title, chart(title, [...axes(x, y, labels), ...lines]), {
-    legend: series.map((s, i) => [s.name, `s${i % 6}`]), note, header: ["dictionary", ...labels], rows,
+    legend: series.map((s, i) => [s.name, `s${i % 6}${s.chance ? " chance" : ""}`]), note, header: ["dictionary", ...labels], rows,
   });
 }
 
@@ -121,10 +121,10 @@ function spectrum(run) {
     ];
   });
   const title = `Frequencies against their targets: ${run.name}`;
-  const labels = ["group, the most frequent first", "share of tokens"];
+  const labels = ["group, the most frequent first", `share of ${UNIT}`];
   return figure(title, chart(title, [...axes(x, y, labels, percent), ...parts]), {
     legend: [["middle half of the group", "boxes"], ["its median", "medians"], ["target", "targets"]],
-    note: "Measured on the text of the examples; targets are steered to on the rows trained on.",
+    note: "Measured on what the examples are from; targets are steered to on the rows trained on.",
     header: ["group", "target", "latents", "5 %", "median", "95 %", "never"],
     rows: groups.map(({ target, reached }, i) => [
       i + 1, share(target), reached.length, ...[0.05, 0.5, 0.95].map((at) => share(quantile(reached, at))), reached.filter((f) => !f).length,
@@ -151,8 +151,8 @@ function frequencies(runs) {
   });
   const dead = (run) => run.frequency.filter((f) => !f).length;
   const dense = (run) => run.frequency.filter((f) => f > 0.1).length;
-  const note = runs.map((run) => `${run.name}: ${dead(run)} of ${run.latents} never fire, ${dense(run)} fire on more than 10 % of tokens`).join(" · ");
-  return figure("How often latents fire", chart("How often latents fire", [...axes(x, y, ["share of tokens (half decades)", "share of latents"], percent), ...lines]), {
+  const note = runs.map((run) => `${run.name}: ${dead(run)} of ${run.latents} never fire, ${dense(run)} fire on more than 10 % of ${UNIT}`).join(" · ");
+  return figure("How often latents fire", chart("How often latents fire", [...axes(x, y, [`share of ${UNIT} (half decades)`, "share of latents"], percent), ...lines]), {
     legend: runs.map((run, i) => [run.name, `s${i % 6}`]), note,
     header: ["dictionary", "from", "to", "latents"],
     rows: runs.flatMap((run, i) => counts[i].slice(first, last).map((c, b) => [run.name, number(HALF_DECADES[first + b]), number(HALF_DECADES[first + b + 1]), Math.round(c * run.latents)])),
@@ -171,7 +171,7 @@ function histogram(run, latent) {
   y.ticks = [1, 10, 100, 1e3, 1e4, 1e5, 1e6].filter((value) => value <= most);
   const bars = counts.slice(0, last).map((count, i) =>
     draw("rect", { class: "bar", x: x(i * wide) + 0.5, width: Math.max(0.5, x(wide) - x(0) - 1), y: y(count), height: y(0) - y(count) }));
-  return figure("Sizes of its codes", chart("Sizes of its codes", [...axes(x, y, ["code", "tokens (logarithmic)"]), ...bars]), {
-    header: ["from", "to", "tokens"], rows: counts.slice(0, last).map((count, i) => [number(i * wide), number((i + 1) * wide), count]),
+  return figure("Sizes of its codes", chart("Sizes of its codes", [...axes(x, y, ["code", `${UNIT} (logarithmic)`]), ...bars]), {
+    header: ["from", "to", UNIT], rows: counts.slice(0, last).map((count, i) => [number(i * wide), number((i + 1) * wide), count]),
   });
 }

@@ -113,7 +113,7 @@ function showPair() {
       ? `By firing, #${other.latent[latent]} is more alike (φ ${number(other.phi[latent], 2)}, cosine ${number(other.cosine[latent], 2)}).`
       : `By direction, #${other.latent[latent]} is nearer (cosine ${number(other.cosine[latent], 2)}, φ ${number(other.phi[latent], 2)}).`) : null,
     make("div", { className: "pair" }, sideElement(left, latent, "note-left"), sideElement(right, partner, "note-right")),
-    sharedElement(`Where #${latent} fires most`, "The same text twice: on the left by one dictionary's latent, on the right by the other's.", left, right, by, latent, partner, mine.strongest, false),
+    sharedElement(`Where #${latent} fires most`, `The same ${left.text.unit} twice: on the left by one dictionary's latent, on the right by the other's.`, left, right, by, latent, partner, mine.strongest, false),
     sharedElement(`A fair sample of where #${latent} fires`, "Drawn uniformly from all places, whatever the strength; strongest first.", left, right, by, latent, partner, mine.sampled, false),
     backBy ? sharedElement(`Where #${partner} fires most`, "The strongest places of the latent on the right.", right, left, backBy, partner, latent, theirs, true)
       : make("p", { className: "hint" }, `#${partner} has another counterpart on the left: `, ...towards(right, left, partner)),

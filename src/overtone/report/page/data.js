@@ -19,10 +19,14 @@ function starts(lengths) {
   return begin;
 }
 
+// What is counted: tokens, or rows that have no text.
+const UNIT = [...new Set(page.texts.map((text) => text.unit))].join(" or ");
+const ONE = UNIT.replace(/s\b/g, "");
+
 const texts = page.texts.map(() => null);
 function textOf(number) {
-  const { strings, tokens } = page.texts[number];
-  return (texts[number] ??= { strings, tokens: unpack(tokens) });
+  const { strings, tokens, unit } = page.texts[number];
+  return (texts[number] ??= { strings, tokens: unpack(tokens), unit });
 }
 
 // Unpacked when it is first asked for: most of a page is never looked at.
@@ -54,6 +58,8 @@ function openRun(number) {
     return e;
   });
   run.groups = run.targets && groupsOf(run.targets);
+  run.truth = from.truth && unpacked(from.truth);
+  if (run.truth) run.truth.feature_frequency = Float32Array.from(run.truth.feature, (i) => run.truth.frequency[i]);
   return (opened[number] = run);
 }
 
@@ -96,7 +102,8 @@ function codesOf(entries, w, length, full) {
 function windowOf(run, latent, w) {
   const e = run.examples;
   const numbers = run.text.tokens.subarray(e.start[w], e.start[w] + e.length[w]);
-  return { tokens: Array.from(numbers, (n) => run.text.strings[n]), codes: codesOf(e, w, e.length[w], e.full[latent]), peak: e.peak[w], w };
+  const tokens = Array.from(numbers, (n) => (run.truth ? sumAround(run.text.strings[n], feature(run.truth.feature[latent])) : run.text.strings[n]));
+  return { tokens, codes: codesOf(e, w, e.length[w], e.full[latent]), peak: e.peak[w], w };
 }
 
 function examplesOf(run, latent) {
@@ -112,6 +119,7 @@ function topTokens(run, latent, most) {
 }
 
 function tokensByStrength(run, latent) {
+  if (run.truth) return run.frequency[latent] > 0 ? [feature(run.truth.feature[latent])] : [];
   const e = run.examples;
   const sums = new Map();
   for (let w = e.firstWindow[latent]; w < e.firstWindow[latent + 1]; w++) {

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from overtone.files import replace_text
-from overtone.report.page.views import RunView, narrowest
+from overtone.report.page.packing import narrowest
+from overtone.report.page.views import RunView
 from overtone.report.tables import metric_lines
 from overtone.version import __version__
 
 SCRIPTS = (
-    "data.js", "charts.js", "overview.js", "latent.js", "lister.js", "list.js", "compare.js", "read.js", "notes.js", "main.js",
+    "data.js", "charts.js", "truth.js", "overview.js", "latent.js", "lister.js", "list.js", "compare.js", "read.js", "notes.js",
+    "main.js",
 )  # fmt: skip
 ASK = "ask.js"  # only of a page that is served: it asks the server about a text
 FORMAT = 2
@@ -52,6 +54,9 @@ def page_html(title: str, runs: Sequence[RunView], *, served: int | None = None)
         version=__version__,
         runs=runs,
         served=served,
+        sought=" or ".join(
+            {"tokens": "a token", "rows": "a feature, as v3"}[unit] for unit in sorted({run.text.unit for run in runs})
+        ),
         compared=any(run.latents.counterparts for run in runs),
         read=served is not None or any(run.latents.passages for run in runs),
         about=_about(runs),
@@ -78,7 +83,7 @@ def _data(title: str, runs: Sequence[RunView]) -> dict[str, Any]:
         {
             "format": FORMAT,
             "title": title,
-            "texts": [{"strings": text.strings, "tokens": narrowest(text.tokens)} for text in texts],
+            "texts": [{"strings": text.strings, "tokens": narrowest(text.tokens), "unit": text.unit} for text in texts],
             "runs": [run.to_json(numbers[id(run.text)]) for run in runs],
         }
     )

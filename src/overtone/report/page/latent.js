@@ -88,6 +88,7 @@ function factsElement(run, latent) {
     ["peak pre-activation", number(run.peak[latent])],
     ["Z-score", number(run.z_score[latent])],
   ];
+  if (run.truth) facts.unshift(...truthFacts(run, latent));
   if (run.groups) facts.push(["group", `${run.groups.of[latent] + 1} of ${run.groups.values.length}, target ${share(run.targets[latent])}`]);
   if (run.detection && Number.isFinite(run.detection[latent])) facts.push(["detection", number(run.detection[latent])]);
   return make("dl", { className: "facts" }, ...facts.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))));
@@ -134,16 +135,19 @@ function showLatent(run, latent) {
     make("h2", { id: "latent-title", tabIndex: -1 }, `Latent ${latent} `, make("small", {}, "of ", isolated(run.name))),
     labelElement(run, latent),
     factsElement(run, latent),
+    nearerElement(run, latent),
     noteElement(run, latent),
-    strongest.length ? null : make("p", { className: "note" }, "It never fires in this text."),
-    examplesElement("Strongest", "Hover or focus a token for its exact code; the arrow keys go from one that fires to the next.", strongest, full),
+    strongest.length ? null : make("p", { className: "note" }, `It never fires on these ${run.text.unit}.`),
+    examplesElement("Strongest", run.truth
+      ? `Rows as the sums of known features that they are, ${feature(run.truth.feature[latent])} first where it is one of them; hover or focus a row for its exact code.`
+      : "Hover or focus a token for its exact code; the arrow keys go from one that fires to the next.", strongest, full),
     examplesElement("A fair sample of all", "Drawn uniformly from all places where it fires, whatever the strength; strongest first.", sampled, full),
     histogram(run, latent),
     lensElement(run, latent),
     counterpartsElement(run, latent),
     make("div", { className: "pair" }, ...[
       nearElement("Nearest by direction", run, run.by_direction, latent, "Cosine of the atoms."),
-      nearElement("Fires together with", run, run.fired_together, latent, "Correlation (φ) of firing, token by token."),
+      nearElement("Fires together with", run, run.fired_together, latent, `Correlation (φ) of firing, over ${run.text.unit}.`),
     ].filter((part) => part !== null)),
   ];
   byId("latent").replaceChildren(...parts.filter((part) => part !== null));

@@ -8,6 +8,7 @@ function sortsOf(run) {
     ["peak", "peak", run.peak],
     ["latent", "number", null],
   ];
+  if (run.truth) sorts.push(...truthSorts(run));
   if (run.groups) sorts.push(["group", "group (target)", run.targets]);
   if (run.counterparts.length) {
     const near = nearness(run);
@@ -49,7 +50,7 @@ function matching(run, asked) {
   return (m) => {
     if (byNumber && Number(byNumber[1]) === m) return true;
     const all = `${hay[m]} ${notes.get(run, m).toLowerCase()}`;
-    return words.every((one) => all.includes(one));
+    return words.every((one) => (run.truth && NAME_OF_FEATURE.test(one) ? one === feature(run.truth.feature[m]) : all.includes(one)));
   };
 }
 
@@ -72,7 +73,8 @@ function rowElement(place) {
   const { run, order } = state;
   const m = order[place];
   const words = topTokens(run, m, 5).map(word).join(" · ");
-  const said = notes.get(run, m) || run.labels[m] || `Z ${number(run.z_score[m])} · peak ${number(run.peak[m])}`;
+  const near = run.truth ? `cosine ${number(run.truth.cosine[m], 2)}, in ${share(run.truth.feature_frequency[m])} of rows · ` : "";
+  const said = notes.get(run, m) || run.labels[m] || `${near}Z ${number(run.z_score[m])} · peak ${number(run.peak[m])}`;
   const option = make(
     "div",
     { id: `row-${m}`, className: "row", role: "option", "aria-selected": String(m === state.latent) },
