@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from overtone.report.page import write_page
+from overtone.report.page import document, write_folder, write_page
 from sample_page import HOSTILE, Sample, sample, truth_view
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs pip install playwright")
@@ -23,11 +23,17 @@ def made() -> Sample:
     return sample(rows=2500)
 
 
-@pytest.fixture(scope="module")
-def file(made: Sample, tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("page") / "report.html"
-    write_page(path, HOSTILE[0], made.runs)
-    return path.as_uri()
+@pytest.fixture(scope="module", params=["a file", "a folder"])
+def file(made: Sample, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> str:
+    """The page, all tests of which hold for both of its forms."""
+    folder = tmp_path_factory.mktemp("page")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(document, "PART", 16)
+        if request.param == "a file":
+            write_page(folder / "report.html", HOSTILE[0], made.runs)
+            return (folder / "report.html").as_uri()
+        write_folder(folder, HOSTILE[0], made.runs)
+        return (folder / "index.html").as_uri()
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +54,8 @@ def tab(browser: Any, file: str) -> Iterator[Any]:
     tab.on("console", lambda message: heard.append(message.text))
     tab.on("pageerror", lambda error: heard.append(str(error)))
     tab.on("dialog", lambda dialog: (heard.append(dialog.message), dialog.dismiss()))
-    tab.on("request", lambda request: request.url.startswith((file, "blob:")) or heard.append(request.url))
+    own = (file, "blob:", *([file.replace("index.html", "latents/")] if file.endswith("index.html") else []))
+    tab.on("request", lambda request: request.url.startswith(own) or heard.append(request.url))
     tab.goto(f"{file}#latents")
     yield tab
     assert not heard
@@ -274,4 +281,40 @@ def test_latents_beside_known_features(browser: Any, tmp_path: Path):
     tab.locator("h3", has_text="Known features found").wait_for()
     assert "25.0%" in tab.locator("#view-overview .numbers").text_content()
     assert "Known features by frequency" in tab.locator("#charts").text_content()
+    tab.close()
+
+
+def test_a_folder_is_read_as_latents_are_looked_at(browser: Any, made: Sample, tmp_path: Path, monkeypatch: Any):
+    """What is missing, or of another page, is said to be, and asked for again once it is there."""
+    monkeypatch.setattr(document, "PART", 16)
+    write_folder(tmp_path, "", made.runs)
+    parts, tab, asked = tmp_path / "latents", browser.new_page(), []
+    tab.on("request", lambda request: asked.append(request.url.rsplit("/", 1)[1].split("#")[0]))
+    missing, kept = parts / "0-1.js", (parts / "0-1.js").read_text()
+    missing.unlink()
+    tab.goto((tmp_path / "index.html").as_uri())
+    tab.locator("#charts figure").first.wait_for()
+    assert asked == ["index.html"], "no latent has been looked at"
+    tab.evaluate("location.hash = '#latent/0/5'")
+    tab.locator("#latent .examples").first.wait_for()
+    tab.evaluate("location.hash = '#latent/0/6'")
+    shown(tab, 6)
+    tab.evaluate("location.hash = '#latent/0/5'")
+    assert asked == ["index.html", "0-0.js"], "each part once"
+    tab.evaluate("location.hash = '#latent/0/17'")
+    said = tab.locator("#latent .note")
+    playwright.expect(said).to_contain_text(
+        "The file latents/0-1.js cannot be read: the details of this latent are missing."
+    )
+    assert tab.locator("#latent .facts").count() == 1, "what is known of it is there"
+    tab.evaluate("location.hash = '#compare/0/1/17'")
+    playwright.expect(tab.locator("#pair .note")).to_contain_text("latents/0-1.js cannot be read")
+    missing.write_text(kept.replace('arrived("', 'arrived("other'))
+    tab.evaluate("location.hash = '#latent/0/18'")
+    shown(tab, 18)
+    playwright.expect(said).to_contain_text("latents/0-1.js is of another report than this page")
+    missing.write_text(kept)
+    tab.evaluate("location.hash = '#latent/0/19'")
+    shown(tab, 19)
+    tab.locator("#latent .examples").first.wait_for()
     tab.close()

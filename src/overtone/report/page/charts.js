@@ -161,10 +161,11 @@ function frequencies(runs) {
 
 // The sizes of a latent's codes.
 function histogram(run, latent) {
-  const counts = Array.from(run.histogram.subarray(latent * run.bins, (latent + 1) * run.bins));
+  const { bins, histogram: sizes, bin_width } = partOf(run, latent);
+  const counts = Array.from(sizes.subarray(placeIn(latent) * bins, (placeIn(latent) + 1) * bins));
   const most = Math.max(...counts);
   if (!most) return null;
-  const wide = run.bin_width[latent];
+  const wide = bin_width[placeIn(latent)];
   const last = counts.findLastIndex((count) => count > 0) + 1;
   const x = scale([0, last * wide], across());
   const y = (count) => upwards()[0] + (Math.log1p(count) / Math.log1p(most)) * (upwards()[1] - upwards()[0]);

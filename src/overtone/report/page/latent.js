@@ -60,7 +60,7 @@ function examplesElement(title, note, examples, full) {
 }
 
 function nearElement(title, run, { k, latent, nearness }, of, note) {
-  const first = of * k;
+  const first = placeIn(of) * k;
   const items = Array.from({ length: k }, (_, i) => first + i).filter((i) => nearness[i] > 0);
   if (!items.length) return null;
   return linksElement(title, note, items.map((i) => [run, latent[i], nearness[i]]));
@@ -76,9 +76,10 @@ function linksElement(title, note, near) {
 }
 
 function lensElement(run, latent) {
-  if (!run.lens) return null;
+  const { lens } = partOf(run, latent);
+  if (!lens) return null;
   const sides = ["Promotes", "Suppresses"].map((title, i) =>
-    make("div", {}, make("h4", {}, title), make("ul", { className: "chips" }, ...run.lens[latent][i].map((token) => make("li", {}, isolated(word(token)))))));
+    make("div", {}, make("h4", {}, title), make("ul", { className: "chips" }, ...lens[placeIn(latent)][i].map((token) => make("li", {}, isolated(word(token)))))));
   return make("section", {}, make("h3", {}, "Next tokens (logit lens)"), make("div", { className: "pair" }, ...sides));
 }
 
@@ -129,14 +130,24 @@ function counterpartsElement(run, latent) {
 
 function showLatent(run, latent) {
   hideTip();
-  const { strongest, sampled } = examplesOf(run, latent);
-  const full = run.examples.full[latent];
+  const isWanted = () => state.run === run && state.latent === latent;
+  const details = partOf(run, latent) ? detailElements(run, latent) : [awaited([[run, latent]], isWanted, () => showLatent(run, latent))];
   const parts = [
     make("h2", { id: "latent-title", tabIndex: -1 }, `Latent ${latent} `, make("small", {}, "of ", isolated(run.name))),
     labelElement(run, latent),
     factsElement(run, latent),
     nearerElement(run, latent),
     noteElement(run, latent),
+    ...details,
+  ];
+  byId("latent").replaceChildren(...parts.filter((part) => part !== null));
+}
+
+function detailElements(run, latent) {
+  const { strongest, sampled } = examplesOf(run, latent);
+  const { by_direction, fired_together } = partOf(run, latent);
+  const full = run.full[latent];
+  return [
     strongest.length ? null : make("p", { className: "note" }, `It never fires on these ${run.text.unit}.`),
     examplesElement("Strongest", run.truth
       ? `Rows as the sums of known features that they are, ${feature(run.truth.feature[latent])} first where it is one of them; hover or focus a row for its exact code.`
@@ -146,11 +157,10 @@ function showLatent(run, latent) {
     lensElement(run, latent),
     counterpartsElement(run, latent),
     make("div", { className: "pair" }, ...[
-      nearElement("Nearest by direction", run, run.by_direction, latent, "Cosine of the atoms."),
-      nearElement("Fires together with", run, run.fired_together, latent, `Correlation (φ) of firing, over ${run.text.unit}.`),
+      nearElement("Nearest by direction", run, by_direction, latent, "Cosine of the atoms."),
+      nearElement("Fires together with", run, fired_together, latent, `Correlation (φ) of firing, over ${run.text.unit}.`),
     ].filter((part) => part !== null)),
   ];
-  byId("latent").replaceChildren(...parts.filter((part) => part !== null));
 }
 
 // Values on hover and focus, long tokens on a click, and arrows from token to token, anywhere below an element.

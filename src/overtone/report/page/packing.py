@@ -52,12 +52,17 @@ def codes_json(codes: SparseCodes) -> dict[str, Any]:
     }
 
 
+def fullest(codes: Float[Tensor, "latents slots width"]) -> Float[Tensor, " latents"]:
+    """The largest code of each latent in any of its windows, by size."""
+    return codes.abs().amax(dim=(1, 2))
+
+
 def entries_json(codes: Float[Tensor, "latents slots width"], held: Bool[Tensor, "latents slots"]) -> dict[str, Any]:
     """The codes in windows that are not 0.
 
     They are whole numbers of 1/32767 of the largest in any of a latent's windows, so that they are off by half of that at most.
     """
-    full = codes.abs().amax(dim=(1, 2))
+    full = fullest(codes)
     latent, slot, place = codes.nonzero(as_tuple=True)
     value = codes[latent, slot, place]
     share = value.double() / full.double().clamp(min=torch.finfo(torch.float32).tiny)[latent]

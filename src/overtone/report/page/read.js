@@ -20,7 +20,7 @@ function passage(text, number) {
 const passages = shelves.flatMap((runs, text) => (runs.length ? runs[0][0].passages.length.map((_, number) => [text, number]) : []));
 
 // How strong a code is for its latent: its share of the largest that the page knows.
-const strength = (run, latent, code) => Math.min(1, Math.abs(code) / (run.examples.full[latent] || Math.abs(code)));
+const strength = (run, latent, code) => Math.min(1, Math.abs(code) / (run.full[latent] || Math.abs(code)));
 
 function entriesAt(part, token) {
   const found = [];

@@ -3,16 +3,18 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from overtone.interpret.alongside import Passage
 from overtone.interpret.slots import Windows
-from overtone.report.page.packing import codes_json, entries_json, narrowest, packed
+from overtone.report.page.packing import codes_json, entries_json, fullest, narrowest, packed
 from overtone.report.page.text import PageText
 
 WIDEST = 255  # tokens of a window
+WORDS = 12  # that stand for a latent in lists
 
 Near = tuple[Int[Tensor, "latents k"], Float[Tensor, "latents k"]]
 
@@ -114,30 +116,41 @@ class LatentsView(NamedTuple):
         return Windows(*(torch.cat(parts, dim=1) for parts in zip(self.strongest, self.sampled, strict=True)))
 
     def to_json(self, text: PageText) -> dict[str, Any]:
-        """For the page's script, which unpacks it."""
+        """For the page's script: what lists, searches and charts need of all latents."""
         data: dict[str, Any] = {"latents": len(self.frequency)}
-        for name in ("frequency", "peak", "z_score", "bin_width"):
+        for name in ("frequency", "peak", "z_score"):
             data[name] = packed(getattr(self, name).numpy(), "f32")
-        data["histogram"] = packed(self.histogram.numpy(), "u32") | {"bins": self.histogram.shape[1]}
-        windows = self.windows
-        data["examples"] = _examples(self.strongest, windows, text)
-        for name in ("by_direction", "fired_together"):
-            latent, nearness = getattr(self, name)
-            nearest = {"latent": packed(latent.numpy(), "u32"), "nearness": packed(nearness.numpy(), "f32")}
-            data[name] = nearest | {"k": latent.shape[1]}
+        data["full"] = packed(fullest(self.windows.codes).numpy(), "f32")
+        data["words"] = _words(self.windows, text)
         data["counterparts"] = [
-            {
-                "run": c.run,
-                "by_direction": _likeness(c.by_direction, windows),
-                "by_firing": _likeness(c.by_firing, windows),
-            }
+            {"run": c.run, "by_direction": _likeness(c.by_direction), "by_firing": _likeness(c.by_firing)}
             for c in self.counterparts
         ]
         data["passages"] = _passages(self.passages, text) if self.passages else None
-        data["lens"] = None if self.lens is None else [list(both) for both in self.lens]
         data["labels"] = {str(latent): words for latent, words in (self.labels or {}).items()}
         data["detection"] = None if self.detection is None else packed(self.detection.numpy(), "f32")
         data["truth"] = None if self.truth is None else self.truth.to_json()
+        return data
+
+    def part_json(self, latents: slice, text: PageText) -> dict[str, Any]:
+        """For the page's script: what is shown of some latents alone, when one of them is looked at."""
+        strongest, windows = (Windows(*(part[latents] for part in w)) for w in (self.strongest, self.windows))
+        data: dict[str, Any] = {"bin_width": packed(self.bin_width[latents].numpy(), "f32")}
+        data["histogram"] = packed(self.histogram[latents].numpy(), "u32") | {"bins": self.histogram.shape[1]}
+        data["examples"] = _examples(strongest, windows, text)
+        for name in ("by_direction", "fired_together"):
+            latent, nearness = (near[latents] for near in getattr(self, name))
+            nearest = {"latent": packed(latent.numpy(), "u32"), "nearness": packed(nearness.numpy(), "f32")}
+            data[name] = nearest | {"k": latent.shape[1]}
+        held = windows.row >= 0
+        data["counterparts"] = [
+            {
+                name: None if found is None or found.codes is None else entries_json(found.codes[latents], held)
+                for name, found in (("by_direction", c.by_direction), ("by_firing", c.by_firing))
+            }
+            for c in self.counterparts
+        ]
+        data["lens"] = None if self.lens is None else [list(both) for both in self.lens[latents]]
         return data
 
 
@@ -202,9 +215,27 @@ def _examples(strongest: Windows, both: Windows, text: PageText) -> dict[str, An
     }
 
 
-def _likeness(found: Likeness | None, windows: Windows) -> dict[str, Any] | None:
+def _likeness(found: Likeness | None) -> dict[str, Any] | None:
     if found is None:
         return None
     data: dict[str, Any] = {"latent": narrowest(found.latent.numpy())}
-    data |= {name: packed(getattr(found, name).numpy(), "f32") for name in ("cosine", "phi")}
-    return data | {"codes": None if found.codes is None else entries_json(found.codes, windows.row >= 0)}
+    return data | {name: packed(getattr(found, name).numpy(), "f32") for name in ("cosine", "phi")}
+
+
+def _words(windows: Windows, text: PageText) -> dict[str, Any]:
+    """The tokens that each latent fires on most, by the sum of its codes where its windows are strongest; white space aside."""
+    latent, slot = (windows.row >= 0).nonzero(as_tuple=True)
+    row = windows.row[latent, slot]
+    code = windows.codes[latent, slot, row - windows.start[latent, slot]].abs().double()
+    bare: dict[str, int] = {}
+    first = [bare.setdefault(string.strip(), number) for number, string in enumerate(text.strings)]
+    token = np.asarray(first, dtype=np.int64)[text.tokens[text.places(row)]]
+    pair, begin, of = np.unique(latent.numpy() * (1 + len(first)) + token, return_index=True, return_inverse=True)
+    owner, word = pair // (1 + len(first)), pair % (1 + len(first))
+    order = np.lexsort((begin, -np.bincount(of, code.numpy(), len(pair)), owner))
+    counts = np.bincount(owner, minlength=len(windows.row))
+    rank = np.arange(len(order)) - (counts.cumsum() - counts)[owner[order]]
+    return {
+        "count": packed(counts.clip(max=WORDS), "u8"),
+        "word": narrowest(word[order][rank < WORDS]),
+    }
