@@ -83,7 +83,7 @@ def test_sorted_and_searched(tab: Any, made: Sample):
     tab.fill("#search", "#17")
     assert 17 in order(tab)
     tab.fill("#search", "BOLD label")
-    assert order(tab) == [5] and tab.locator(".row .said").text_content() == "<b>bold</b> label"
+    assert order(tab) == [5] and tab.locator(".row .said").text_content() == "machine-made <b>bold</b> label"
     tab.fill("#search", "nothing has this")
     assert "None of 40" in tab.locator("#found").text_content()
     tab.fill("#search", "0")
@@ -105,7 +105,7 @@ def test_switched_by_keys_and_links(tab: Any):
     link = tab.locator(".near a", has_text="<i>run</i> 1 #38")
     link.click()
     tab.wait_for_url("**#latent/1/38")
-    assert tab.input_value("#run") == "1"
+    playwright.expect(tab.locator("#run")).to_have_value("1")
 
 
 def test_values_on_hover_are_the_codes_that_python_computed(tab: Any, made: Sample):
@@ -212,9 +212,35 @@ def test_the_overview_shows_frontier_and_consistency(tab: Any):
     titles = tab.locator("#charts h3").all_text_contents()
     assert "Explained variance against L0" in titles and any("Consistency" in title for title in titles)
     before = tab.locator("#charts .dots").first.get_attribute("d")
+    tab.focus("#against")
     tab.select_option("#against", "z_score")
+    assert tab.locator("#charts .dots").count() == 2
     assert tab.locator("#charts .dots").first.get_attribute("d") != before
+    playwright.expect(tab.locator("#against")).to_be_focused()
+    assert "Consistency" in tab.locator("figure:has(#against) > :first-child h3").text_content(), (
+        "the heading comes first"
+    )
     assert before.count("M") == 39, "every latent that fires"
+
+
+def test_numbers_and_labels_are_said_well(tab: Any):
+    told = {
+        "tickTexts([1e-4, 1e-3, 0.01, 0.1, 1])": ["10⁻⁴", "10⁻³", "10⁻²", "10⁻¹", "1"],
+        "tickTexts([0, 2e-4, 4e-4])": ["0", "2·10⁻⁴", "4·10⁻⁴"],
+        "tickTexts([0, 0.1 + 0.2, 100])": ["0", "0.3", "100"],
+        "tickTexts([1, 1e3, 1e6])": ["1", "10³", "10⁶"],
+        "[1, 0.123, 1e-5, 1e-6, 1.3e-7, 0].map(percent)": [
+            "100 %",
+            "12.3 %",
+            "0.001 %",
+            "0.0001 %",
+            "0.000013 %",
+            "0 %",
+        ],
+        "[1.234e-5, -1e-4, 0.5, 2e7].map((value) => readable(value))": ["1.23·10⁻⁵", "-10⁻⁴", "0.5", "2·10⁷"],
+        "saidElements(openRun(0), 5, 4).map((part) => part.textContent ?? part).join('')": "machine-made <b>bold</b> label",
+    }
+    assert {asked: tab.evaluate(asked) for asked in told} == told
 
 
 def test_notes_are_kept_and_exported(tab: Any, tmp_path: Path):

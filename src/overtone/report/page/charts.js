@@ -34,14 +34,21 @@ function decades([low, high]) {
   return found.filter((value) => value >= low * 0.999 && value <= high * 1.001);
 }
 
-function axes(x, y, labels, tickText = number) {
+// Of one axis: all as powers of ten where some are too small or too large to be written out.
+function tickTexts(ticks) {
+  const far = (value) => value !== 0 && (Math.abs(value) < 1e-3 || Math.abs(value) >= 1e6);
+  return ticks.map((value) => (!ticks.some(far) || value === 0 || value === 1 ? number(value) : inPowers(value.toExponential(2).replace(/\.?0+e/, "e"))));
+}
+
+function axes(x, y, labels, yTexts = tickTexts(y.ticks)) {
   const { width, height, left, right, top, bottom } = BOX;
   const parts = [];
-  for (const value of y.ticks) {
+  y.ticks.forEach((value, i) => {
     parts.push(draw("line", { class: "grid", x1: left, x2: width - right, y1: y(value), y2: y(value) }));
-    parts.push(draw("text", { class: "tick end", x: left - 7, y: y(value) + 4 }, tickText(value)));
-  }
-  for (const value of x.ticks) parts.push(draw("text", { class: "tick middle", x: x(value), y: height - bottom + 16 }, number(value)));
+    parts.push(draw("text", { class: "tick end", x: left - 7, y: y(value) + 4 }, yTexts[i]));
+  });
+  const xTexts = tickTexts(x.ticks);
+  x.ticks.forEach((value, i) => parts.push(draw("text", { class: "tick middle", x: x(value), y: height - bottom + 16 }, xTexts[i])));
   parts.push(draw("text", { class: "axis middle", x: (left + width - right) / 2, y: height - 6 }, labels[0]));
   const turned = `rotate(-90 12 ${(top + height - bottom) / 2})`;
   parts.push(draw("text", { class: "axis middle", x: 12, y: (top + height - bottom) / 2, transform: turned }, labels[1]));
@@ -122,7 +129,7 @@ function spectrum(run) {
   });
   const title = `Frequencies against their targets: ${run.name}`;
   const labels = ["group, the most frequent first", `share of ${UNIT}`];
-  return figure(title, chart(title, [...axes(x, y, labels, percent), ...parts]), {
+  return figure(title, chart(title, [...axes(x, y, labels, y.ticks.map(percent)), ...parts]), {
     legend: [["middle half of the group", "boxes"], ["its median", "medians"], ["target", "targets"]],
     note: "Measured on what the examples are from; targets are steered to on the rows trained on.",
     header: ["group", "target", "latents", "5 %", "median", "95 %", "never"],
@@ -132,7 +139,6 @@ function spectrum(run) {
   });
 }
 
-const percent = (value) => `${number(100 * value, 2)} %`;
 const HALF_DECADES = Array.from({ length: 13 }, (_, i) => 10 ** (i / 2 - 6));
 
 // How many latents fire how often, a line for each dictionary.
@@ -152,7 +158,7 @@ function frequencies(runs) {
   const dead = (run) => run.frequency.filter((f) => !f).length;
   const dense = (run) => run.frequency.filter((f) => f > 0.1).length;
   const note = runs.map((run) => `${run.name}: ${dead(run)} of ${run.latents} never fire, ${dense(run)} fire on more than 10 % of ${UNIT}`).join(" · ");
-  return figure("How often latents fire", chart("How often latents fire", [...axes(x, y, [`share of ${UNIT} (half decades)`, "share of latents"], percent), ...lines]), {
+  return figure("How often latents fire", chart("How often latents fire", [...axes(x, y, [`share of ${UNIT} (half decades)`, "share of latents"], y.ticks.map(percent)), ...lines]), {
     legend: runs.map((run, i) => [run.name, `s${i % 6}`]), note,
     header: ["dictionary", "from", "to", "latents"],
     rows: runs.flatMap((run, i) => counts[i].slice(first, last).map((c, b) => [run.name, number(HALF_DECADES[first + b]), number(HALF_DECADES[first + b + 1]), Math.round(c * run.latents)])),

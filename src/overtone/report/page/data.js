@@ -112,6 +112,7 @@ function make(tag, attributes = {}, ...children) {
 
 const isolated = (text) => make("bdi", {}, text);
 
+// As it can be copied; `readable` is for the eye.
 function number(value, digits = 3) {
   if (!Number.isFinite(value)) return "–";
   const size = Math.abs(value);
@@ -119,6 +120,14 @@ function number(value, digits = 3) {
   return String(Number(value.toPrecision(digits + (size >= 1 ? 1 : 0))));
 }
 
-function share(value) {
-  return value === 0 ? "never" : `${number(100 * value, 2)} %`;
+const readable = (value, digits) => inPowers(number(value, digits));
+const inPowers = (text) => text.replace(/^(-?)(.*)e(.*)$/, (_, sign, size, power) => `${sign}${size === "1" ? "" : `${size}·`}10${raised(power)}`);
+const raised = (power) => Array.from(power.replace("+", ""), (sign) => (sign === "-" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[sign])).join("");
+
+// In per cent, however little, without an exponent.
+function percent(value) {
+  const least = Math.floor(Math.log10(Math.abs(100 * value)));
+  return `${value && least < -3 ? (100 * value).toFixed(1 - least).replace(/0$/, "") : number(100 * value, 2)} %`;
 }
+
+const share = (value) => (value === 0 ? "never" : percent(value));

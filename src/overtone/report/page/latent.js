@@ -86,8 +86,8 @@ function lensElement(run, latent) {
 function factsElement(run, latent) {
   const facts = [
     ["fires on", share(run.frequency[latent])],
-    ["peak pre-activation", number(run.peak[latent])],
-    ["Z-score", number(run.z_score[latent])],
+    ["peak pre-activation", readable(run.peak[latent])],
+    ["Z-score", readable(run.z_score[latent])],
   ];
   if (run.truth) facts.unshift(...truthFacts(run, latent));
   if (run.groups) facts.push(["group", `${run.groups.of[latent] + 1} of ${run.groups.values.length}, target ${share(run.targets[latent])}`]);
@@ -105,7 +105,16 @@ function noteElement(run, latent, id = "note", label = "Your note") {
 function labelElement(run, latent) {
   const label = run.labels[latent];
   if (!label) return null;
-  return make("p", { className: "label" }, make("span", { className: "badge" }, "machine-made label"), " ", isolated(visible(label)));
+  return make("p", { className: "label" }, badge("machine-made label"), " ", isolated(visible(label)));
+}
+
+const badge = (said) => make("span", { className: "badge" }, said);
+
+// A latent in a few words: its label, said to be machine-made, or else the tokens that it fires on most.
+function saidElements(run, latent, most) {
+  const label = run.labels[latent];
+  if (label) return [badge("machine-made"), " ", make("bdi", { className: "words" }, cut(visible(label), 60))];
+  return [make("bdi", { className: "words" }, topTokens(run, latent, most).map(word).join(" · ") || "never fires")];
 }
 
 // The latents of the other dictionaries that stand for this one, by direction or by firing, with links to see both in the same text.

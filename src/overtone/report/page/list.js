@@ -74,14 +74,16 @@ function rowElement(place) {
   const m = order[place];
   const words = topTokens(run, m, 5).map(word).join(" · ");
   const near = run.truth ? `cosine ${number(run.truth.cosine[m], 2)}, in ${share(run.truth.feature_frequency[m])} of rows · ` : "";
-  const said = notes.get(run, m) || run.labels[m] || `${near}Z ${number(run.z_score[m])} · peak ${number(run.peak[m])}`;
+  const note = notes.get(run, m);
+  const label = !note && run.labels[m];
+  const said = note || label || `${near}Z ${readable(run.z_score[m])} · peak ${readable(run.peak[m])}`;
   const option = make(
     "div",
     { id: `row-${m}`, className: "row", role: "option", "aria-selected": String(m === state.latent) },
     make("span", { className: "number" }, `#${m}`),
     make("bdi", { className: "words" }, words || "never fires"),
     make("span", { className: "frequency" }, share(run.frequency[m])),
-    make("bdi", { className: "said" }, cut(visible(said), 80)),
+    make("span", { className: "said" }, ...(label ? [badge("machine-made"), " "] : []), isolated(cut(visible(said), 80))),
   );
   option.addEventListener("click", () => go(m));
   return option;

@@ -30,13 +30,16 @@ const BANDS = 10;
 function consistency(runs) {
   const shown = runs.filter((run) => nearness(run));
   if (!shown.length) return null;
-  const made = make("div", {});
   const choice = make("select", { id: "against" }, ...SCORES.map(([value, label]) => make("option", { value }, label)));
-  const again = () => made.replaceChildren(scatter(shown, ...SCORES.find(([name]) => name === choice.value)));
-  choice.addEventListener("change", again);
-  again();
-  made.firstChild.className = "bare";
-  return make("figure", {}, make("label", { className: "check" }, "Consistency against ", choice), made);
+  const label = make("label", { className: "check" }, "against ", choice);
+  const drawn = () => scatter(shown, ...SCORES.find(([name]) => name === choice.value));
+  const made = drawn();
+  made.querySelector("figcaption").after(label);
+  choice.addEventListener("change", () => {
+    while (label.nextSibling) label.nextSibling.remove();
+    made.append(...[...drawn().children].filter((part) => part.tagName !== "FIGCAPTION"));
+  });
+  return made;
 }
 
 function scatter(runs, score, label) {
@@ -54,7 +57,7 @@ function scatter(runs, score, label) {
 // Cosines against something above 0: series [{name, x, y}], a dot for each, and the medians of tenths as a line.
 function cloud(title, series, labels, { note, header }) {
   const [low, high] = series.flatMap((s) => [...s.x]).reduce(([a, b], v) => [Math.min(a, v), Math.max(b, v)], [Infinity, -Infinity]);
-  if (!(low < high)) return make("figure", {}, make("p", { className: "note" }, "No latent to show."));
+  if (!(low < high)) return make("figure", {}, make("figcaption", {}, make("h3", {}, title)), make("p", { className: "note" }, "None to show."));
   const x = scale([low, high], across(), true);
   const y = scale([0, 1], upwards());
   const dots = series.map((s, i) => {

@@ -78,8 +78,7 @@ function activeElement(part) {
     const chosen = reading.chosen.get(part.run.number) === latent;
     const shade = make("button", { type: "button", "aria-pressed": String(chosen), "aria-label": `Shade by #${latent} of ${part.run.name}` }, chosen ? "shaded" : "shade");
     shade.addEventListener("click", () => choose(part.run.number, chosen ? undefined : latent));
-    const words = topTokens(part.run, latent, 4).map(word).join(" · ");
-    return make("li", {}, make("span", { className: "code" }, number(code, 3)), make("a", { href: address(part.run.number, latent) }, `#${latent} `, make("bdi", { className: "words" }, part.run.labels[latent] ? cut(visible(part.run.labels[latent]), 60) : words)), shade);
+    return make("li", {}, make("span", { className: "code" }, number(code, 3)), make("a", { href: address(part.run.number, latent) }, `#${latent} `, ...saidElements(part.run, latent, 4)), shade);
   });
   const whole = reading.at < 0;
   const said = whole ? "Most active in this text" : "Active on the chosen token";
