@@ -225,6 +225,9 @@ def test_the_overview_shows_frontier_and_consistency(tab: Any):
 
 def test_numbers_and_labels_are_said_well(tab: Any):
     told = {
+        "scale([0.14, 0.45], [0, 1], true).ticks.map((value) => number(value))": ["0.15", "0.2", "0.3"],
+        "scale([1e-4, 1], [0, 1], true).ticks.length": 5,
+        "[0.5, -0.00089, 1, NaN].map((value) => alike(value))": ["0.50", "0.00", "1.00", "–"],
         "tickTexts([1e-4, 1e-3, 0.01, 0.1, 1])": ["10⁻⁴", "10⁻³", "10⁻²", "10⁻¹", "1"],
         "tickTexts([0, 2e-4, 4e-4])": ["0", "2·10⁻⁴", "4·10⁻⁴"],
         "tickTexts([0, 0.1 + 0.2, 100])": ["0", "0.3", "100"],
@@ -298,7 +301,7 @@ def test_latents_beside_known_features(browser: Any, tmp_path: Path):
     tab.evaluate("location.hash = '#latent/0/7'")
     shown(tab, 7)
     facts = tab.locator("#latent .facts").text_content()
-    assert f"v{own[7]}" in facts and f"{float(truth.cosine[7]):.3g}" in facts
+    assert f"v{own[7]}" in facts and f"{float(truth.cosine[7]):.3f}" in facts
     for line in tab.locator("#latent .token").all_text_contents():
         assert line.startswith((f"0.5·v{own[7]} ", f"0.25·v{own[7]} ", f"without v{own[7]}: "))
     tab.fill("#search", f"v{own[7]}")

@@ -1,6 +1,6 @@
 // Charts as SVG. Colours are classes, so that they follow the theme; every chart comes with its numbers as a table.
 const SVG = "http://www.w3.org/2000/svg";
-const BOX = { width: 520, height: 260, left: 58, right: 14, top: 14, bottom: 42 };
+const BOX = { width: 520, height: 260, left: 72, right: 14, top: 14, bottom: 42 };
 
 function draw(tag, attributes, ...children) {
   const element = document.createElementNS(SVG, tag);
@@ -28,10 +28,13 @@ function steps([low, high]) {
 
 function decades([low, high]) {
   const [first, last] = [Math.ceil(Math.log10(low) - 1e-9), Math.floor(Math.log10(high) + 1e-9)];
-  const parts = last - first < 2 ? [1, 2, 5] : [1];
-  const found = [];
-  for (let p = first - 1; p <= last; p++) for (const m of parts) found.push(m * 10 ** p);
-  return found.filter((value) => value >= low * 0.999 && value <= high * 1.001);
+  const between = (parts) => {
+    const found = [];
+    for (let p = first - 1; p <= last; p++) for (const m of parts) found.push(m * 10 ** p);
+    return found.filter((value) => value >= low * 0.999 && value <= high * 1.001);
+  };
+  // As few as there can be, but three.
+  return [[1], [1, 2, 5], [1, 1.5, 2, 3, 5, 7]].map(between).find((found) => found.length > 2) ?? between([1, 1.5, 2, 3, 5, 7]);
 }
 
 // Of one axis: all as powers of ten where some are too small or too large to be written out.
@@ -113,7 +116,7 @@ function spectrum(run) {
   const floor = Math.min(...run.groups.values, ...lowest) / 1.5;
   const ceiling = Math.max(...run.groups.values, ...groups.map((g) => quantile(g.reached, 0.95))) * 1.3;
   const x = Object.assign(scale([0.5, groups.length + 0.5], across()), { ticks: groups.map((_, i) => i + 1) });
-  if (groups.length > 20) x.ticks = x.ticks.filter((i) => i % 5 === 0);
+  if (groups.length > 10) x.ticks = x.ticks.filter((i) => i === 1 || i % 5 === 0);
   const y = scale([floor, ceiling], upwards(), true);
   const wide = Math.min(26, (x(2) - x(1)) * 0.55);
   const shown = (value) => y(Math.max(value, floor));

@@ -45,7 +45,7 @@ function pairElement(place) {
     { id: `pair-${m}`, className: "row", role: "option", "aria-selected": String(m === pairs.latent) },
     make("span", { className: "number" }, `#${m}`),
     make("bdi", { className: "words" }, words(pairs.left, m)),
-    make("span", { className: "frequency" }, `cos ${number(found.cosine[m], 2)} · φ ${number(found.phi[m], 2)}`),
+    make("span", { className: "frequency" }, `cos ${alike(found.cosine[m])} · φ ${alike(found.phi[m])}`),
     make("span", { className: "said" }, `#${n} `, make("bdi", {}, words(pairs.right, n))),
   );
   row.addEventListener("click", () => { location.hash = comparisonAddress(pairs.left.number, pairs.right.number, m); });
@@ -107,10 +107,10 @@ function showPair() {
   const wanted = [[left, latent], [right, partner]];
   const isWanted = () => pairs.left === left && pairs.right === right && pairs.by === by && pairs.latent === latent;
   const parts = [
-    make("h2", { id: "pair-title", tabIndex: -1 }, `#${latent} and #${partner}`, make("small", {}, ` cosine ${number(found.cosine[latent], 3)}, φ ${number(found.phi[latent], 3)}`)),
+    make("h2", { id: "pair-title", tabIndex: -1 }, `#${latent} and #${partner}`, make("small", {}, ` cosine ${alike(found.cosine[latent], 3)}, φ ${alike(found.phi[latent], 3)}`)),
     other && other.latent[latent] !== partner ? make("p", { className: "hint" }, by === "by_direction"
-      ? `By firing, #${other.latent[latent]} is more alike (φ ${number(other.phi[latent], 2)}, cosine ${number(other.cosine[latent], 2)}).`
-      : `By direction, #${other.latent[latent]} is nearer (cosine ${number(other.cosine[latent], 2)}, φ ${number(other.phi[latent], 2)}).`) : null,
+      ? `By firing, #${other.latent[latent]} is more alike (φ ${alike(other.phi[latent])}, cosine ${alike(other.cosine[latent])}).`
+      : `By direction, #${other.latent[latent]} is nearer (cosine ${alike(other.cosine[latent])}, φ ${alike(other.phi[latent])}).`) : null,
     make("div", { className: "pair" }, sideElement(left, latent, "note-left"), sideElement(right, partner, "note-right")),
     ...(wanted.every(([run, m]) => partOf(run, m)) ? sharedElements(partner) : [awaited(wanted, isWanted, showPair)]),
   ];
@@ -123,7 +123,7 @@ function sharedElements(partner) {
   const backBy = ["by_direction", "by_firing"].find((way) => back?.[way]?.latent[partner] === latent);
   const mine = examplesOf(left, latent);
   const theirs = backBy ? examplesOf(right, partner).strongest : [];
-  const first = sharedElement(`Where #${latent} fires most`, `The same ${left.text.unit} twice: on the left by one dictionary's latent, on the right by the other's.`, left, right, by, latent, partner, mine.strongest, false);
+  const first = sharedElement(`Where #${latent} fires most`, `The same ${left.text.unit === "rows" ? "rows" : "text"} twice: on the left by one dictionary's latent, on the right by the other's.`, left, right, by, latent, partner, mine.strongest, false);
   return [
     first ?? make("p", { className: "note" }, "The two were not seen on the same text, so that only their atoms are compared."),
     sharedElement(`A fair sample of where #${latent} fires`, "Drawn uniformly from all places, whatever the strength; strongest first.", left, right, by, latent, partner, mine.sampled, false),

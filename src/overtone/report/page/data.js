@@ -120,6 +120,9 @@ function number(value, digits = 3) {
   return String(Number(value.toPrecision(digits + (size >= 1 ? 1 : 0))));
 }
 
+// A cosine or a correlation.
+const alike = (value, digits = 2) => (Number.isFinite(value) ? value.toFixed(digits).replace(/^-(0\.0+)$/, "$1") : "–");
+
 const readable = (value, digits) => inPowers(number(value, digits));
 const inPowers = (text) => text.replace(/^(-?)(.*)e(.*)$/, (_, sign, size, power) => `${sign}${size === "1" ? "" : `${size}·`}10${raised(power)}`);
 const raised = (power) => Array.from(power.replace("+", ""), (sign) => (sign === "-" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[sign])).join("");

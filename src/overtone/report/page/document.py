@@ -26,7 +26,7 @@ FORMAT = 3
 PART = 256  # latents whose details come together
 INDEX, FOLDER = "index.html", "latents"  # of a page that is a folder
 PART_FILE = re.compile(r"\d+-\d+\.js")
-SOUGHT = {"tokens": "a token", "rows": "a feature, as v3"}
+SOUGHT = {"tokens": "a token", "rows": "v3"}
 
 
 class FolderSize(NamedTuple):

@@ -70,7 +70,7 @@ function linksElement(title, note, near) {
   const links = near.map(([run, latent, nearness]) => {
     const words = topTokens(run, latent, 4).map(word).join(" · ");
     const link = make("a", { href: address(run.number, latent) }, isolated(`#${latent}`), " ", make("bdi", { className: "words" }, words || "never fires"));
-    return make("li", {}, make("span", { className: "code" }, nearness.toFixed(2)), link);
+    return make("li", {}, make("span", { className: "code" }, alike(nearness)), link);
   });
   return make("section", {}, make("h3", {}, title), make("p", { className: "hint" }, note), make("ul", { className: "near" }, ...links));
 }
@@ -127,7 +127,7 @@ function counterpartsElement(run, latent) {
       const found = c[by];
       const words = topTokens(other, found.latent[latent], 4).map(word).join(" · ") || "never fires";
       const link = make("a", { href: address(other.number, found.latent[latent]) }, isolated(`${other.name} #${found.latent[latent]}`), " ", make("bdi", { className: "words" }, words));
-      const how = make("span", { className: "hint" }, ` cosine ${number(found.cosine[latent], 2)}, φ ${number(found.phi[latent], 2)} `);
+      const how = make("span", { className: "hint" }, ` cosine ${alike(found.cosine[latent])}, φ ${alike(found.phi[latent])} `);
       const beside = make("a", { href: comparisonAddress(run.number, other.number, latent), "aria-label": `Compare #${latent} with its counterpart in ${other.name}` }, "compare");
       return make("li", {}, make("span", {}, link, how, beside));
     });

@@ -73,7 +73,7 @@ function rowElement(place) {
   const { run, order } = state;
   const m = order[place];
   const words = topTokens(run, m, 5).map(word).join(" · ");
-  const near = run.truth ? `cosine ${number(run.truth.cosine[m], 2)}, in ${share(run.truth.feature_frequency[m])} of rows · ` : "";
+  const near = run.truth ? `cosine ${alike(run.truth.cosine[m])}, in ${share(run.truth.feature_frequency[m])} of rows · ` : "";
   const note = notes.get(run, m);
   const label = !note && run.labels[m];
   const said = note || label || `${near}Z ${readable(run.z_score[m])} · peak ${readable(run.peak[m])}`;

@@ -20,7 +20,7 @@ const truthSorts = ({ truth }) => [
 function truthFacts({ truth }, latent) {
   return [
     ["nearest known feature", feature(truth.feature[latent])],
-    ["cosine with it", number(truth.cosine[latent])],
+    ["cosine with it", alike(truth.cosine[latent], 3)],
     ["it occurs in", share(truth.feature_frequency[latent])],
     ["detects it (F1)", number(truth.f1[latent])],
   ];
@@ -31,7 +31,7 @@ function nearerElement(run, latent) {
   const own = run.truth?.feature[latent];
   if (own === undefined || run.truth.latent[own] === latent) return null;
   const nearer = run.truth.latent[own];
-  const cosine = number(run.truth.best[own]);
+  const cosine = alike(run.truth.best[own], 3);
   return make("p", { className: "hint" }, `Nearer to ${feature(own)} is `, make("a", { href: address(run.number, nearer) }, `#${nearer}`), `: the largest cosine of any latent with it is ${cosine}.`);
 }
 
@@ -42,7 +42,7 @@ function recoveryCurve(runs) {
   const found = runs.map((run) => ({ name: run.name, x: asked, y: rate(run.truth.best) }));
   const chance = new Map(runs.map((run) => [`${run.latents} random atoms`, { x: asked, y: rate(run.truth.best_random), chance: true }]));
   const series = [...found, ...[...chance].map(([name, line]) => ({ name, ...line }))];
-  return curves("Known features found", series, ["cosine with the nearest latent, at least", "share of features (FRR)"], {
+  return curves("Known features found", series, ["cosine with the nearest latent, at least", "share found (FRR)"], {
     zero: true, note: "A feature counts as found from the cosine that one asks for; papers ask for 0.8 or 0.9.",
   });
 }
