@@ -13,7 +13,7 @@ from overtone.interpret.examples import Collector, ExamplePlan
 from overtone.interpret.histograms import CodeHistograms
 from overtone.interpret.neighbours import FiredTogether, by_direction
 from overtone.ops import SparseCodes
-from overtone.report.page import Counterparts, LatentsView, Likeness, PageText, RunView, page_text
+from overtone.report.page import Counterparts, LatentsView, Likeness, PageText, RunView, TruthView, page_text
 
 PLAN = ExamplePlan(top=4, sample=5, width=12, before=7, pool=1)
 HOSTILE = (
@@ -98,3 +98,12 @@ def latents_view(z: torch.Tensor, text: TextRows, atoms: torch.Tensor) -> Latent
         seen.frequency, seen.peak, torch.arange(latents).float(), examples.top, examples.sample, sizes.counts, sizes.width,
         by_direction(atoms), together.neighbours(), passages=passages.passages(),
     )  # fmt: skip
+
+
+def truth_view(latents: int, features: int = 12, seed: int = 0) -> TruthView:
+    """Known features that nobody has looked for, the first the most frequent."""
+    rng = torch.Generator().manual_seed(seed)
+    feature, best = torch.randint(features, (latents,), generator=rng), torch.rand(features, generator=rng)
+    cosine, f1 = torch.rand(latents, generator=rng) * 2 - 1, torch.rand(latents, generator=rng)
+    frequency = torch.linspace(0.4, 0.05, features)
+    return TruthView(feature, cosine, f1, frequency, best, torch.arange(features), best / 2)

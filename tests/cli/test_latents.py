@@ -3,6 +3,7 @@
 import base64
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -145,11 +146,12 @@ def test_a_page_of_two_dictionaries(made: Path, words: tuple, call, tmp_path: Pa
     assert scored[0] == status == 0 and "r.html" in out, err
     html = (tmp_path / "r.html").read_text()
     assert "A &lt;b&gt;title" in html and "<b>" not in html
-    data = json.loads(html.split('id="data">')[1].split("</script>")[0])
+    parts = dict(re.findall(r'id="(data|part-0-0)"[^>]*>(.*?)</script>', html))
+    data, part = json.loads(parts["data"]), json.loads(parts["part-0-0"])
     assert [run["name"] for run in data["runs"]] == ["d0", "d1"] and len(data["texts"]) == 1
     lm, dictionary = overtone.load_model(made / "model"), overtone.load(made / "d0")
     lens = logit_lens(lm, dictionary.effective_atoms, k=8)
-    for m, (promoted, suppressed) in enumerate(data["runs"][0]["lens"]):
+    for m, (promoted, suppressed) in enumerate(part["lens"]):
         assert (promoted, suppressed) == lens.words(lm.tokenizer, m)
     (result,) = json.loads((tmp_path / "s.json").read_text())["runs"]
     assert data["runs"][0]["labels"] == result["explanations"] and data["runs"][0]["detection"]
@@ -159,6 +161,9 @@ def test_a_page_of_two_dictionaries(made: Path, words: tuple, call, tmp_path: Pa
     for name in ("frequency", "z_score"):
         kept = np.frombuffer(base64.b64decode(data["runs"][0][name]["base64"]), dtype="<f4")
         assert kept == pytest.approx(getattr(stats, name).numpy(), rel=1e-4)
+    status, out, err = call("report", *runs, *words, "--folder", "page")
+    assert status == 0 and "page/index.html" in out and "2 files beside it" in out, err
+    assert {f.name for f in (tmp_path / "page/latents").iterdir()} == {"0-0.js", "1-0.js"}
 
 
 @pytest.mark.parametrize(
@@ -173,6 +178,7 @@ def test_a_page_of_two_dictionaries(made: Path, words: tuple, call, tmp_path: Pa
         (("score", "d0", "--latents", -1), "latents=-1 must be at least 0"),
         (("latents", "d0", "--which", LATENTS), f"--which {LATENTS}: "),
         (("latents", "d0", "--top", 0), "top=0 must be at least 1"),
+        (("report", "d0", "-o", "r.html", "--folder", "r"), "-o r.html asks for one file, --folder r for a folder"),
     ],
 )
 def test_errors_are_one_clear_line(ask: tuple, message: str, made: Path, call):

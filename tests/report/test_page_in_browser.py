@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from overtone.report.page import write_page
-from sample_page import HOSTILE, Sample, sample
+from overtone.report.page import document, write_folder, write_page
+from sample_page import HOSTILE, Sample, sample, truth_view
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs pip install playwright")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -23,11 +23,17 @@ def made() -> Sample:
     return sample(rows=2500)
 
 
-@pytest.fixture(scope="module")
-def file(made: Sample, tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("page") / "report.html"
-    write_page(path, HOSTILE[0], made.runs)
-    return path.as_uri()
+@pytest.fixture(scope="module", params=["a file", "a folder"])
+def file(made: Sample, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> str:
+    """The page, all tests of which hold for both of its forms."""
+    folder = tmp_path_factory.mktemp("page")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(document, "PART", 16)
+        if request.param == "a file":
+            write_page(folder / "report.html", HOSTILE[0], made.runs)
+            return (folder / "report.html").as_uri()
+        write_folder(folder, HOSTILE[0], made.runs)
+        return (folder / "index.html").as_uri()
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +54,8 @@ def tab(browser: Any, file: str) -> Iterator[Any]:
     tab.on("console", lambda message: heard.append(message.text))
     tab.on("pageerror", lambda error: heard.append(str(error)))
     tab.on("dialog", lambda dialog: (heard.append(dialog.message), dialog.dismiss()))
-    tab.on("request", lambda request: request.url.startswith((file, "blob:")) or heard.append(request.url))
+    own = (file, "blob:", *([file.replace("index.html", "latents/")] if file.endswith("index.html") else []))
+    tab.on("request", lambda request: request.url.startswith(own) or heard.append(request.url))
     tab.goto(f"{file}#latents")
     yield tab
     assert not heard
@@ -76,7 +83,7 @@ def test_sorted_and_searched(tab: Any, made: Sample):
     tab.fill("#search", "#17")
     assert 17 in order(tab)
     tab.fill("#search", "BOLD label")
-    assert order(tab) == [5] and tab.locator(".row .said").text_content() == "<b>bold</b> label"
+    assert order(tab) == [5] and tab.locator(".row .said").text_content() == "machine-made <b>bold</b> label"
     tab.fill("#search", "nothing has this")
     assert "None of 40" in tab.locator("#found").text_content()
     tab.fill("#search", "0")
@@ -98,7 +105,7 @@ def test_switched_by_keys_and_links(tab: Any):
     link = tab.locator(".near a", has_text="<i>run</i> 1 #38")
     link.click()
     tab.wait_for_url("**#latent/1/38")
-    assert tab.input_value("#run") == "1"
+    playwright.expect(tab.locator("#run")).to_have_value("1")
 
 
 def test_values_on_hover_are_the_codes_that_python_computed(tab: Any, made: Sample):
@@ -205,9 +212,38 @@ def test_the_overview_shows_frontier_and_consistency(tab: Any):
     titles = tab.locator("#charts h3").all_text_contents()
     assert "Explained variance against L0" in titles and any("Consistency" in title for title in titles)
     before = tab.locator("#charts .dots").first.get_attribute("d")
+    tab.focus("#against")
     tab.select_option("#against", "z_score")
+    assert tab.locator("#charts .dots").count() == 2
     assert tab.locator("#charts .dots").first.get_attribute("d") != before
+    playwright.expect(tab.locator("#against")).to_be_focused()
+    assert "Consistency" in tab.locator("figure:has(#against) > :first-child h3").text_content(), (
+        "the heading comes first"
+    )
     assert before.count("M") == 39, "every latent that fires"
+
+
+def test_numbers_and_labels_are_said_well(tab: Any):
+    told = {
+        "scale([0.14, 0.45], [0, 1], true).ticks.map((value) => number(value))": ["0.15", "0.2", "0.3"],
+        "scale([1e-4, 1], [0, 1], true).ticks.length": 5,
+        "[0.5, -0.00089, 1, NaN].map((value) => alike(value))": ["0.50", "0.00", "1.00", "–"],
+        "tickTexts([1e-4, 1e-3, 0.01, 0.1, 1])": ["10⁻⁴", "10⁻³", "10⁻²", "10⁻¹", "1"],
+        "tickTexts([0, 2e-4, 4e-4])": ["0", "2·10⁻⁴", "4·10⁻⁴"],
+        "tickTexts([0, 0.1 + 0.2, 100])": ["0", "0.3", "100"],
+        "tickTexts([1, 1e3, 1e6])": ["1", "10³", "10⁶"],
+        "[1, 0.123, 1e-5, 1e-6, 1.3e-7, 0].map(percent)": [
+            "100 %",
+            "12.3 %",
+            "0.001 %",
+            "0.0001 %",
+            "0.000013 %",
+            "0 %",
+        ],
+        "[1.234e-5, -1e-4, 0.5, 2e7].map((value) => readable(value))": ["1.23·10⁻⁵", "-10⁻⁴", "0.5", "2·10⁷"],
+        "saidElements(openRun(0), 5, 4).map((part) => part.textContent ?? part).join('')": "machine-made <b>bold</b> label",
+    }
+    assert {asked: tab.evaluate(asked) for asked in told} == told
 
 
 def test_notes_are_kept_and_exported(tab: Any, tmp_path: Path):
@@ -242,3 +278,72 @@ def test_themes_and_widths(tab: Any):
             tab.locator(f"#view-{view[1:]}").wait_for()
             assert tab.evaluate("document.documentElement.scrollWidth") <= width
     assert tab.locator("#charts svg").count() >= 5
+
+
+def test_latents_beside_known_features(browser: Any, tmp_path: Path):
+    """Sorted by their cosine with the nearest one, which stands first in every row that it is part of."""
+    made, truth = sample(rows=900, runs=1), truth_view(40)
+    own = truth.feature.tolist()
+    strings = [f"0.5·v{i % 40} + 0.25·v{(i + 1) % 40}" for i in range(len(made.runs[0].text.strings))]
+    text = made.runs[0].text._replace(strings=strings, unit="rows")
+    run = made.runs[0]._replace(
+        text=text, latents=made.runs[0].latents._replace(truth=truth), metrics={"frr_0.8": 0.25}
+    )
+    write_page(tmp_path / "t.html", "", [run])
+    tab = browser.new_page()
+    tab.goto(f"{(tmp_path / 't.html').as_uri()}#latents")
+    tab.select_option("#sort", "feature_cosine")
+    wanted = truth.cosine.argsort(descending=True, stable=True).tolist()
+    assert order(tab)[:5] == [m for m in wanted if m][:5], "latent 0 never fires"
+    tab.select_option("#sort", "feature_frequency")
+    frequency = truth.frequency[truth.feature]
+    assert order(tab)[0] == next(m for m in frequency.argsort(descending=True, stable=True).tolist() if m)
+    tab.evaluate("location.hash = '#latent/0/7'")
+    shown(tab, 7)
+    facts = tab.locator("#latent .facts").text_content()
+    assert f"v{own[7]}" in facts and f"{float(truth.cosine[7]):.3f}" in facts
+    for line in tab.locator("#latent .token").all_text_contents():
+        assert line.startswith((f"0.5·v{own[7]} ", f"0.25·v{own[7]} ", f"without v{own[7]}: "))
+    tab.fill("#search", f"v{own[7]}")
+    assert set(order(tab)) == {m for m in range(1, 40) if own[m] == own[7]}
+    tab.evaluate("location.hash = '#overview'")
+    tab.locator("h3", has_text="Known features found").wait_for()
+    assert "25.0%" in tab.locator("#view-overview .numbers").text_content()
+    assert "Known features by frequency" in tab.locator("#charts").text_content()
+    tab.close()
+
+
+def test_a_folder_is_read_as_latents_are_looked_at(browser: Any, made: Sample, tmp_path: Path, monkeypatch: Any):
+    """What is missing, or of another page, is said to be, and asked for again once it is there."""
+    monkeypatch.setattr(document, "PART", 16)
+    write_folder(tmp_path, "", made.runs)
+    parts, tab, asked = tmp_path / "latents", browser.new_page(), []
+    tab.on("request", lambda request: asked.append(request.url.rsplit("/", 1)[1].split("#")[0]))
+    missing, kept = parts / "0-1.js", (parts / "0-1.js").read_text()
+    missing.unlink()
+    tab.goto((tmp_path / "index.html").as_uri())
+    tab.locator("#charts figure").first.wait_for()
+    assert asked == ["index.html"], "no latent has been looked at"
+    tab.evaluate("location.hash = '#latent/0/5'")
+    tab.locator("#latent .examples").first.wait_for()
+    tab.evaluate("location.hash = '#latent/0/6'")
+    shown(tab, 6)
+    tab.evaluate("location.hash = '#latent/0/5'")
+    assert asked == ["index.html", "0-0.js"], "each part once"
+    tab.evaluate("location.hash = '#latent/0/17'")
+    said = tab.locator("#latent .note")
+    playwright.expect(said).to_contain_text(
+        "The file latents/0-1.js cannot be read: the details of this latent are missing."
+    )
+    assert tab.locator("#latent .facts").count() == 1, "what is known of it is there"
+    tab.evaluate("location.hash = '#compare/0/1/17'")
+    playwright.expect(tab.locator("#pair .note")).to_contain_text("latents/0-1.js cannot be read")
+    missing.write_text(kept.replace('arrived("', 'arrived("other'))
+    tab.evaluate("location.hash = '#latent/0/18'")
+    shown(tab, 18)
+    playwright.expect(said).to_contain_text("latents/0-1.js is of another report than this page")
+    missing.write_text(kept)
+    tab.evaluate("location.hash = '#latent/0/19'")
+    shown(tab, 19)
+    tab.locator("#latent .examples").first.wait_for()
+    tab.close()

@@ -38,7 +38,7 @@ def server(made: Path) -> Iterator[PageServer]:
         "rows": 2000,
     }
     subjects = subjects_of([made / "d0", made / "d1"], **where, seed=0, input_norm=None, parts=())
-    html = page_html("served", run_views(subjects, rows=2000), served=LONGEST)
+    html = page_html("served", run_views(subjects), served=LONGEST)
     with PageServer(html, reader_of(subjects), LONGEST) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server

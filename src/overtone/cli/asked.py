@@ -1,6 +1,7 @@
 """What the recovery suites share: what is asked of one, and which options it has."""
 
 import inspect
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from overtone.organism_suites import ORGANISMS, OrganismSuite
@@ -23,6 +24,7 @@ class Asked(NamedTuple):
         anchors: so many features are told to each method, in trainings of their own.
         k: active latents to compare methods at; None: the suite's.
         jobs: processes.
+        keep: folder for a run folder of each training; None: nothing is kept.
     """
 
     methods: tuple[str, ...]
@@ -35,6 +37,7 @@ class Asked(NamedTuple):
     anchors: int
     k: int | None
     jobs: int
+    keep: Path | None = None
 
 
 def truth_settings(suite: Suite | OrganismSuite, given: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from overtone.cli.in_text import InText, rows_bar
+from overtone.cli.in_text import Shown, rows_bar
 from overtone.dictionary import Dictionary
 from overtone.interpret.alongside import Alongside
 from overtone.interpret.examples import watch_codes
@@ -31,7 +31,7 @@ class Seen(NamedTuple):
 
     name: str
     dictionary: Dictionary
-    text: InText
+    text: Shown
     view: LatentsView
     together: FiredTogether
     metrics: Mapping[str, Any]
@@ -48,12 +48,7 @@ class Seen(NamedTuple):
 
     def shares_text(self, other: "Seen") -> bool:
         """Whether the other was seen on the same rows of a text."""
-        return text_key(self.text) == text_key(other.text)
-
-
-def text_key(text: InText) -> tuple[str, str]:
-    """The same for the same rows of text."""
-    return str(text.store.path.resolve()), text.where
+        return self.text.key == other.text.key
 
 
 def with_counterparts(seen: Sequence[Seen]) -> list[LatentsView]:
@@ -67,7 +62,7 @@ def with_counterparts(seen: Sequence[Seen]) -> list[LatentsView]:
             for kind in found
         }
         if watched:
-            with rows_bar(f"Reading the text with {other.name}, where the others fire") as progress:
+            with rows_bar(f"Reading with {other.name} where the others fire") as progress:
                 watch_codes(other.dictionary, other.text.rows(), [w.add for w in watched.values()], progress)
         for (i, kind), watch in watched.items():
             alike[i, j][kind] = alike[i, j][kind]._replace(codes=watch.codes)

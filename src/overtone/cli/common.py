@@ -28,6 +28,7 @@ from overtone.dictionary import Dictionary
 from overtone.files import replace_text
 from overtone.metrics.sites import site_norms
 from overtone.parallel import World, connected
+from overtone.runs import RunFolder, execute
 from overtone.training import Record, Run, start, train
 
 # Into a file or a pipe, tables take the room they need, unless the user says how much there is.
@@ -146,9 +147,23 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def trained_on(truth: RowLaw[Any], run: Run, *, rows: int | None, at_start: bool = False) -> Dictionary:
-    """The dictionary that a run on rows of a truth ends with, or begins with; `rows` None: fresh ones for every step."""
+def trained_on(
+    truth: RowLaw[Any], run: Run, *, rows: int | None, at_start: bool = False, keep: RunFolder | None = None
+) -> Dictionary:
+    """The dictionary that a run on rows of a truth ends with, or begins with.
+
+    Args:
+        truth: where the rows are from.
+        run: what is trained.
+        rows: how many fixed ones; None: fresh ones for every step.
+        at_start: whether the dictionary is wanted as it is before training.
+        keep: where to leave the run, if anywhere.
+    """
     stream = truth.stream(run.batch, rows=rows, seed=run.seed)
+    if keep is not None:
+        for _ in execute(keep, stream):
+            pass
+        return keep.dictionary()
     state = start(run, stream)
     if not at_start:
         for _ in train(run, stream, state):

@@ -22,8 +22,9 @@ from overtone.cli.common import (
     tell_sites,
     write_json,
 )
-from overtone.cli.rows import EVALUATED, held_out_documents, model_of, open_store, run_at, source_of
-from overtone.data.source import FileSource, read_matrix
+from overtone.cli.rows import EVALUATED, Stored, held_out_documents, model_of, open_store, run_at, source_of
+from overtone.cli.truths import SCORED_ROWS, OnTruth
+from overtone.data.source import FileSource, TruthSource, read_matrix
 from overtone.data.store import HELD_OUT, TRAIN, Store
 from overtone.data.stream import Batch, check_rows
 from overtone.dictionary import Dictionary
@@ -198,8 +199,11 @@ def held_out_rows(
     if store is None and isinstance(source, FileSource):
         x = source.split().held_out[:rows]
         return x.split(1024), "the run's held-out rows", Layout.of(x.shape[1])
+    if store is None and isinstance(source, TruthSource):
+        shown = OnTruth(source, min(rows, SCORED_ROWS))
+        return (part.x for part in shown.rows()), shown.where, Layout.of(shown.truth.width)
     sites: str | tuple[str, ...] | None = (site[0] if len(site) == 1 else site) or None
-    if source is not None and not isinstance(source, FileSource):
+    if isinstance(source, Stored):
         sites, target = sites or source.site, target or source.target
     if store is not None:
         opened, what = Store(store), f"held-out rows of {store}"
@@ -232,10 +236,9 @@ def downstream_scores(
         contexts: how many pieces of text.
     """
     source = source_of(folder)
-    if isinstance(source, FileSource):
-        raise ValueError(
-            "--downstream needs the model; this run was trained on a file of activations. Drop --downstream"
-        )
+    if not isinstance(source, Stored):
+        what = "a file of activations" if isinstance(source, FileSource) else f"suite {source.suite}"
+        raise ValueError(f"--downstream needs the model; this run was trained on {what}. Drop --downstream")
     (dictionary, *_) = dictionaries.values()
     if not dictionary.layout.plain or not isinstance(source.site, str):
         raise ValueError(

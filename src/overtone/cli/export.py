@@ -7,8 +7,7 @@ import tyro
 
 from overtone import formats
 from overtone.cli.common import console, write_json
-from overtone.cli.rows import run_at, source_of
-from overtone.data.source import FileSource
+from overtone.cli.rows import Stored, run_at, source_of
 from overtone.data.store import Store
 from overtone.losses import Matryoshka
 from overtone.runs import RunFolder
@@ -69,7 +68,7 @@ def about_run(folder: RunFolder, latents: int) -> dict[str, Any]:
     nested = [term for term in folder.run.method.losses if isinstance(term, Matryoshka)]
     info: dict[str, Any] = {"group_sizes": nested[0].sizes(latents)} if nested else {}
     source = source_of(folder) if "source" in folder.data else None
-    if source is None or isinstance(source, FileSource):
+    if not isinstance(source, Stored):
         return info
     if isinstance(source.site, str):
         info |= {"site": source.site} | ({"target": source.target} if source.target else {})

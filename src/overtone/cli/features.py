@@ -2,7 +2,8 @@
 
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,13 +11,15 @@ import torch
 from overtone.baselines import BASELINES
 from overtone.cli.asked import Asked
 from overtone.cli.common import console, in_processes, trained_on
+from overtone.cli.truths import SCORED_ROWS, source_of_truth
+from overtone.config import to_json
 from overtone.data.synthetic import GroundTruth
 from overtone.methods import anchored
 from overtone.metrics.truth import score_against
 from overtone.recipes import SUITES, Suite
 from overtone.report.recovery import Line, Recovery, Score, Values, rate
-
-SCORED_ROWS = 20_000
+from overtone.runs import RunFolder, claim_folder
+from overtone.training import Run
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,8 @@ class Job:
     baseline: str | None = None
     anchors: int = 0
     k: int | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    keep: Path | None = None
 
     @property
     def chosen(self) -> Suite:
@@ -61,12 +66,15 @@ def recover_features(name: str, asked: Asked) -> dict[str, Any]:
         )
     baselines, anchors = (BASELINES if asked.baselines else ()), ((asked.anchors,) if asked.anchors else ())
     tried = [(None, 0), *((baseline, 0) for baseline in baselines), *((None, told) for told in anchors)]
+    rest: dict[str, Any] = {"k": asked.k, "options": asked.options, "keep": asked.keep}
     work = [
-        Job(name, method, s, truth, asked.rows, width, length, *variant, k=asked.k)
+        Job(name, method, s, truth, asked.rows, width, length, *variant, **rest)
         for method in asked.methods
         for variant in tried
         for s, truth in truths.items()
     ]
+    if asked.keep is not None:
+        claim_folder(asked.keep)
     began = time.perf_counter()
     results = sorted(
         in_processes(work_on, work, asked.jobs, "trainings"),
@@ -77,6 +85,8 @@ def recover_features(name: str, asked: Asked) -> dict[str, Any]:
     shape = dict(zip(("n_features", "d"), first.features.shape, strict=True))
     settings = {"rows": asked.rows, "latents": width, "steps": length, "batch": suite.batch, "k": asked.k}
     published = asdict(suite.published) if suite.published else None
+    if asked.keep is not None:
+        console.print(f"Run folders: {asked.keep}/…   Look at them: overtone report {asked.keep}/*-{asked.seeds[0]}")
     return {
         "suite": name, "settings": {**asked.options, **shape, **settings}, "published": published, "results": results
     }  # fmt: skip
@@ -92,7 +102,8 @@ def work_on(job: Job) -> dict[str, Any]:
     hold = BASELINES[job.baseline] if job.baseline else None
     began, used = time.perf_counter(), time.process_time()
     run = suite.run(hold(method) if hold else method, latents=job.latents, steps=job.steps, seed=job.seed)
-    dictionary = trained_on(job.truth, run, rows=job.rows, at_start=job.baseline is not None and hold is None)
+    at_start = job.baseline is not None and hold is None
+    dictionary = trained_on(job.truth, run, rows=job.rows, at_start=at_start, keep=_folder(job, run))
     seconds = time.perf_counter() - began
     score = score_against(
         dictionary,
@@ -107,6 +118,16 @@ def work_on(job: Job) -> dict[str, Any]:
     rates = {f"{t:g}": float((untold >= t).double().mean()) for t in suite.thresholds} if len(untold) else None
     taken = {"seconds": seconds, "cpu_seconds": time.process_time() - used}
     return {**which, **score.summary(), "frr_untold": rates, **taken}
+
+
+def _folder(job: Job, run: Run) -> RunFolder | None:
+    """Where the training is kept: those of the methods themselves are, where it was asked for."""
+    if job.keep is None or job.baseline or job.anchors:
+        return None
+    source = source_of_truth(job.suite, job.truth, job.options, seed=job.seed, rows=job.rows)
+    path = job.keep / f"{job.method}-{job.seed}"
+    path.mkdir()
+    return RunFolder.create(path, run, {"source": to_json(source)})
 
 
 CAPTION = (

@@ -1,6 +1,7 @@
 """Dictionaries with their text, and what a page shows of them: for `overtone report` and `overtone view`."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,17 +9,15 @@ import torch
 from torch import Tensor
 
 from overtone import checkpoint, formats
-from overtone.cli.beside import Seen, text_key, with_counterparts
+from overtone.cli.beside import Seen, with_counterparts
 from overtone.cli.common import console, finite_again, names_of
 from overtone.cli.evaluate import LARGEST_RESULTS, check_options, checksum, measure
-from overtone.cli.in_text import InText, Split, examples_of, in_text
-from overtone.cli.rows import EVALUATED, model_of, run_at, source_of
+from overtone.cli.in_text import InText, Shown, Split, examples_of, shown_in
+from overtone.cli.rows import Stored, model_of, run_at, source_of
 from overtone.cli.score import KIND as SCORES
-from overtone.data.filling import plan_of
-from overtone.data.source import FileSource
+from overtone.cli.truths import OnTruth
 from overtone.dictionary import Dictionary
 from overtone.interpret.alongside import Passages
-from overtone.interpret.detection import TokenText
 from overtone.interpret.examples import ExamplePlan, LatentExamples
 from overtone.interpret.histograms import CodeHistograms
 from overtone.interpret.neighbours import FiredTogether, by_direction
@@ -40,14 +39,14 @@ class Subject(NamedTuple):
     Attributes:
         name: how the page calls it.
         dictionary: it.
-        text: its text.
+        text: its text, or the rows of its truth.
         folder: of the run that trained it; None: another tool's.
         metrics: what was measured of it; None: to be measured while its text is read.
     """
 
     name: str
     dictionary: Dictionary
-    text: InText
+    text: Shown
     folder: RunFolder | None
     metrics: Mapping[str, Any] | None
 
@@ -59,28 +58,35 @@ def subjects_of(
     site: tuple[str, ...],
     target: str | None,
     split: Split,
-    rows: int,
+    rows: int | None,
     seed: int,
     input_norm: formats.InputNorm | None,
     parts: tuple[str, ...],
 ) -> list[Subject]:
-    """Dictionaries with their text; arguments as in `overtone report`."""
-    check_options(runs, rows, None, False)
+    """Dictionaries with what to show them in; arguments as in `overtone report`."""
+    check_options(runs, 1 if rows is None else rows, None, False)
     own = parts_named(parts)
     subjects = []
     for run, name in zip(runs, names_of(runs), strict=True):
         dictionary = formats.load(run, parts=own, input_norm=input_norm)
-        text = in_text(run, dictionary, store=store, site=site, split=split, rows=rows, parts=tuple(own))
+        text = shown_in(run, dictionary, store=store, site=site, split=split, rows=rows, parts=tuple(own))
         folder = run_at(run, own)
         source = source_of(folder) if folder else None
-        wanted = target if source is None or isinstance(source, FileSource) else target or source.target
-        layout, metrics = text.store.layout(text.site, wanted), None
-        if not (layout.onto_itself and dictionary.layout.onto_itself):
-            # The text's rows are those that are read; what is to be reconstructed takes a pass of its own.
-            batches = text.store.batches(text.site, split, target=wanted, limit=rows, seed=seed)
-            metrics = measure(name, dictionary, batches, text.where, layout)["metrics"]
+        wanted = target or (source.target if isinstance(source, Stored) else None)
+        metrics = _onto_another(name, dictionary, text, wanted, seed) if isinstance(text, InText) else None
         subjects.append(Subject(name, dictionary, text, folder, metrics))
     return subjects
+
+
+def _onto_another(
+    name: str, dictionary: Dictionary, text: InText, target: str | None, seed: int
+) -> Mapping[str, Any] | None:
+    """Metrics of a dictionary that reconstructs another site than it reads, which takes a pass of its own; else None."""
+    layout = text.store.layout(text.site, target)
+    if layout.onto_itself and dictionary.layout.onto_itself:
+        return None
+    batches = text.store.batches(text.site, text.split, target=target, limit=text.most, seed=seed)
+    return measure(name, dictionary, batches, text.where, layout)["metrics"]
 
 
 def run_views(
@@ -88,13 +94,11 @@ def run_views(
     *,
     scores: Path | None = None,
     lens: bool = False,
-    rows: int = EVALUATED,
     seed: int = 0,
 ) -> list[RunView]:
     """Gather what a page shows; arguments as in `overtone report`."""
-    plan = ExamplePlan(PLAN.top, PLAN.sample, PLAN.width, PLAN.before, PLAN.pool, seed)
     scored = _scores(scores)
-    seen = [_seen(s, plan, rows, scored.get(checksum(s.dictionary), {}), lens) for s in subjects]
+    seen = [_seen(s, seed, scored.get(checksum(s.dictionary), {}), lens) for s in subjects]
     found = with_counterparts(seen)
     texts = _texts(subjects, found)
     return [
@@ -106,18 +110,20 @@ def run_views(
             s.folder.records() if s.folder else [],
             _targets(s),
             view,
-            texts[text_key(s.text)],
+            texts[s.text.key],
         )
         for s, one, view in zip(subjects, seen, found, strict=True)
     ]
 
 
-def _seen(subject: Subject, plan: ExamplePlan, rows: int, scored: Mapping[str, Any], lens: bool) -> Seen:
+def _seen(subject: Subject, seed: int, scored: Mapping[str, Any], lens: bool) -> Seen:
     """One pass over the text, and what follows from the weights."""
     dictionary = subject.dictionary
+    # Rows of a truth have no neighbours.
+    plan = replace(PLAN, seed=seed) if isinstance(subject.text, InText) else replace(PLAN, seed=seed, width=1, before=0)
     sizes = CodeHistograms(dictionary.latents)
-    together = FiredTogether(dictionary.latents, min(1.0, COUNTED_TOGETHER / rows), plan.seed)
-    passages = Passages(PASSAGES, PASSAGE, plan.seed)
+    together = FiredTogether(dictionary.latents, min(1.0, COUNTED_TOGETHER / subject.text.most), seed)
+    passages = Passages(PASSAGES, PASSAGE, seed)
     watch = (
         lambda codes, _: sizes.add(codes),
         lambda codes, text: together.add(codes, text.first),
@@ -152,11 +158,16 @@ def _seen(subject: Subject, plan: ExamplePlan, rows: int, scored: Mapping[str, A
     if metrics is None:
         assert seen.reconstruction is not None
         metrics = seen.reconstruction.summary()
+    if isinstance(subject.text, OnTruth):
+        truth, found = subject.text.view(dictionary)
+        view, metrics = view._replace(truth=truth), {**metrics, **found}
     return Seen(subject.name, dictionary, subject.text, view, together, metrics)
 
 
 def _lens(subject: Subject) -> list[tuple[list[str], list[str]]] | None:
-    """What latents promote and suppress; None, and why, where that cannot be said."""
+    """What latents promote and suppress; None, and why, where a model's text is shown and that cannot be said."""
+    if not isinstance(subject.text, InText):
+        return None
     try:
         lm, _ = model_of(subject.text.store)
         promoted = logit_lens(lm, subject.dictionary.effective_atoms, k=PROMOTED)
@@ -174,14 +185,14 @@ def _scores(path: Path | None) -> dict[str, dict[str, Any]]:
     return {result["weights"]: result for result in results if "scores" in result}
 
 
-def _texts(subjects: Sequence[Subject], views: Sequence[LatentsView]) -> dict[tuple[str, str], PageText]:
+def _texts(subjects: Sequence[Subject], views: Sequence[LatentsView]) -> dict[tuple[str, ...], PageText]:
     """Every text once, with what any of its dictionaries shows of it."""
-    windows: dict[tuple[str, str], list[Any]] = {}
+    windows: dict[tuple[str, ...], list[Any]] = {}
     for subject, view in zip(subjects, views, strict=True):
         shown = [view.strongest, view.sampled, *(passage.window() for passage in view.passages)]
-        windows.setdefault(text_key(subject.text), []).extend(shown)
-    words = {text_key(s.text): TokenText(s.text.tokenizer).words for s in subjects}
-    return {key: page_text(parts, words[key]) for key, parts in windows.items()}
+        windows.setdefault(subject.text.key, []).extend(shown)
+    texts = {subject.text.key: subject.text for subject in subjects}
+    return {key: page_text(parts, texts[key].words, texts[key].unit) for key, parts in windows.items()}
 
 
 def _targets(subject: Subject) -> Tensor | None:
@@ -190,28 +201,18 @@ def _targets(subject: Subject) -> Tensor | None:
 
 
 def title_of(subject: Subject) -> str:
-    """What a page of it is called unless the user says so: the model, the site and the text."""
-    plan, site = plan_of(subject.text.store.manifest, subject.text.store.path), subject.text.site
-    where = site if isinstance(site, str) else " + ".join(site)
-    return f"{_last(plan.model)} {where} on {', '.join(map(_last, plan.text))}"
-
-
-def _last(name: str) -> str:
-    """The last part of a path, for a page that others will read; any other name as it is."""
-    return Path(name).name if Path(name).is_absolute() else name
+    """What a page of it is called unless the user says so."""
+    return subject.text.title
 
 
 def _about(subject: Subject, metrics: Mapping[str, Any]) -> dict[str, str]:
     """What was trained on what, in words."""
-    dictionary, store = subject.dictionary, subject.text.store
-    plan = plan_of(store.manifest, store.path)
+    dictionary, text = subject.dictionary, subject.text
     about = {"dictionary": f"{dictionary.latents:,} latents, {dictionary.layout}"}
     if subject.folder:
         run = subject.folder.run
         about = {"method": run.method.name} | about
-        about["training"] = f"{run.steps:,} steps of {run.batch:,} tokens, seed {run.seed}"
-    sites = (subject.text.site,) if isinstance(subject.text.site, str) else subject.text.site
-    about["activations"] = f"{', '.join(sites)} of {_last(plan.model)}"
-    about["text"] = ", ".join(map(_last, plan.text))
-    about["examples and numbers from"] = f"{metrics['rows']:,} {subject.text.where.split(' of ')[0]}"
+        about["training"] = f"{run.steps:,} steps of {run.batch:,} {text.unit}, seed {run.seed}"
+    about |= text.about
+    about["examples and numbers from"] = f"{metrics['rows']:,} {text.where.split(' of ')[0]}"
     return about

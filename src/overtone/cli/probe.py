@@ -10,11 +10,10 @@ from overtone import formats
 from overtone.cli import probe_tasks as tasks
 from overtone.cli.common import check_given_once, console, names_of, write_json
 from overtone.cli.probed import Probed, plain, random_ones, running, scr
-from overtone.cli.rows import open_store, run_at, source_of
+from overtone.cli.rows import Stored, open_store, run_at, source_of
 from overtone.data.filling import plan_of
 from overtone.data.labelled import STDLIB, Labelled, by_frequency, load_labelled
 from overtone.data.models import load_model
-from overtone.data.source import FileSource
 from overtone.data.text import load_documents
 from overtone.dictionary import Dictionary
 from overtone.metrics.probing.perturbation import COUNTS, check_classes
@@ -176,7 +175,7 @@ def _model_and_site(runs: Sequence[Path], own: Sequence[type], model: str | None
 def _trained_on(run: Path, own: Sequence[type]) -> tuple[str, str]:
     folder = run_at(run, own)
     source = source_of(folder) if folder is not None else None
-    if folder is None or source is None or isinstance(source, FileSource) or not isinstance(source.site, str):
+    if folder is None or not isinstance(source, Stored) or not isinstance(source.site, str):
         raise ValueError(f"{run} does not say which model and site its rows came from; give --model and --site")
     if "harvest" in folder.data:
         return folder.data["harvest"]["model"], source.site

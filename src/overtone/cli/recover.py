@@ -64,6 +64,7 @@ def recover(
     anchors: int = 0,
     k: int | None = None,
     jobs: int | None = None,
+    runs: Path | None = None,
     json: Path | None = None,
     plot: Path | None = None,
     scale: Scale = "small",
@@ -113,6 +114,8 @@ def recover(
             (arXiv 2512.05534).
         k: (not imbalanced) number of active latents that methods are compared at (default: the suite's).
         jobs: trainings at a time (default: one per core).
+        runs: (where features are directions) keep every method's training in a run folder below this new folder, METHOD-SEED, to
+            look at with `overtone report`.
         json: write the results to this file; of all suites, as each is done.
         plot: draw the scores into this file (SVG, PNG or PDF, by its name); of all suites, the summary.
         scale: (all) small – sizes that take minutes; full – those that papers have, hours.
@@ -170,6 +173,8 @@ def _plan(name: str, given: dict[str, Any]) -> Asked:
         raise ValueError(f"--anchors {anchors} needs directions that are known; suite {name} has none")
     if not organism and k is not None:
         suite = suite.at(k)
+    if organism and given["runs"]:
+        raise ValueError(f"--runs keeps dictionaries beside directions that are known; suite {name} has none")
     methods = chosen_methods(suite, given["methods"])
     if given["fresh"] and rows is not None:
         raise ValueError(f"--fresh draws new rows for every step, --rows {rows} fixes them; give one of the two")
@@ -187,4 +192,5 @@ def _plan(name: str, given: dict[str, Any]) -> Asked:
         anchors=anchors,
         k=k,
         jobs=given["jobs"] or os.cpu_count() or 1,
+        keep=given["runs"],
     )

@@ -1,4 +1,4 @@
-"""A run's rows: read from a store (harvested into the run folder where there was none), or from the user's file."""
+"""A run's rows: read from a store (harvested into the run folder where there was none) or a file, or drawn from a truth."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -11,20 +11,22 @@ from torch import Tensor
 
 from overtone import formats
 from overtone.cli.common import console, token_progress
+from overtone.cli.truths import SCORED_ROWS, truth_of
 from overtone.config import from_json, to_json
 from overtone.data.filling import HarvestPlan, harvest_store, plan_of, site_widths
 from overtone.data.live import HarvestStream
 from overtone.data.models import LanguageModel, load_model
 from overtone.data.shuffle import StoreStream
 from overtone.data.sites import resolve_site
-from overtone.data.source import FileSource, LiveSource, StoreSource
+from overtone.data.source import FileSource, LiveSource, StoreSource, TruthSource
 from overtone.data.store import HELD_OUT, TRAIN, Manifest, Store
 from overtone.data.stream import ArrayStream, Batch, SharedRows, Stream
 from overtone.data.text import Document
 from overtone.runs import CONFIG, RunFolder, claim_folder
 from overtone.training import Run
 
-Source = StoreSource | LiveSource | FileSource
+Stored = StoreSource | LiveSource
+Source = Stored | FileSource | TruthSource
 ACTIVATIONS = "activations"  # the store in a run's folder
 EVALUATED = 200_000  # held-out rows of a store that are measured on, unless said otherwise
 LIVE_EVALUATED = 20_000  # held-out rows that are kept where the rows to train on are not
@@ -175,7 +177,7 @@ def run_at(path: Path, parts: Sequence[type] = ()) -> RunFolder | None:
 
 def source_of(folder: RunFolder) -> Source:
     """Where a run's rows come from."""
-    return from_json(folder.data["source"], extra=(StoreSource, LiveSource, FileSource))
+    return from_json(folder.data["source"], extra=(StoreSource, LiveSource, FileSource, TruthSource))
 
 
 def rows_of(folders: Sequence[RunFolder], lm: LanguageModel | None = None) -> list[Rows]:
@@ -189,7 +191,12 @@ def rows_of(folders: Sequence[RunFolder], lm: LanguageModel | None = None) -> li
             Rows(ArrayStream(split.train, run.batch, seed=order, source=source.path), lambda: kept_apart)
             for _ in folders
         ]
-    sources = [s for s in map(source_of, folders) if not isinstance(s, FileSource)]
+    if isinstance(source, TruthSource):
+        _, truth = truth_of(source)
+        held = partial(truth.held_out, SCORED_ROWS, seed=source.seed)
+        streams = (truth.stream(run.batch, rows=source.rows, seed=source.seed) for _ in folders)
+        return [Rows(stream, lambda: (part.x for part in held())) for stream in streams]
+    sources = [s for s in map(source_of, folders) if isinstance(s, Stored)]
     plan = from_json(folders[0].data["harvest"], extra=(HarvestPlan,)) if "harvest" in folders[0].data else None
     place = folders[0].path / source.path
     kept = (
@@ -239,8 +246,9 @@ def _is_complete(path: Path) -> bool:
 def open_store(folder: RunFolder) -> Store:
     """The store that a run reads. FileNotFoundError when it was removed."""
     source = source_of(folder)
-    if isinstance(source, FileSource):
-        raise ValueError(f"{folder.path} was trained on a file of activations, {source.path}, and not on a store")
+    if not isinstance(source, Stored):
+        what = f"a file of activations, {source.path}" if isinstance(source, FileSource) else f"suite {source.suite}"
+        raise ValueError(f"{folder.path} was trained on {what}, and not on a store")
     try:
         return Store(folder.path / source.path)
     except FileNotFoundError as error:

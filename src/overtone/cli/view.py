@@ -9,9 +9,9 @@ import tyro
 
 from overtone import formats
 from overtone.cli.common import console
-from overtone.cli.in_text import Split
+from overtone.cli.in_text import InText, Split
 from overtone.cli.pages import Subject, run_views, subjects_of, title_of
-from overtone.cli.rows import EVALUATED, model_of
+from overtone.cli.rows import model_of
 from overtone.cli.serving import Answer, PageServer
 from overtone.data.filling import plan_of
 from overtone.interpret.reading import Reader
@@ -31,7 +31,7 @@ def view(
     site: tuple[str, ...] = (),
     target: str | None = None,
     split: Split = "held_out",
-    rows: int = EVALUATED,
+    rows: int | None = None,
     seed: int = 0,
     input_norm: formats.InputNorm | None = None,
     parts: tuple[str, ...] = (),
@@ -52,7 +52,7 @@ def view(
         site: which site of that store, or which several of a crosscoder (default: the run's own).
         target: which site is to be reconstructed (default: the run's own).
         split: held_out, or train.
-        rows: how many rows of text to read for the page, at most.
+        rows: how many rows of text to read for the page, at most (default: 200,000).
         seed: of the samples.
         input_norm: how rows are scaled before another tool's dictionary reads them, where its files do not say (row: to norm 1;
             rms: to norm √d).
@@ -72,7 +72,7 @@ def view(
         parts=parts,
     )
     answer = reader_of(subjects)
-    views = run_views(subjects, scores=scores, lens=lens, rows=rows, seed=seed)
+    views = run_views(subjects, scores=scores, lens=lens, seed=seed)
     html = page_html(title or title_of(subjects[0]), views, served=LONGEST)
     with PageServer(html, answer, LONGEST, port) as server:
         console.print(f"The page is at {server.address} – for browsers of this machine; Ctrl-C ends it", soft_wrap=True)
@@ -88,17 +88,21 @@ def reader_of(subjects: Sequence[Subject]) -> Answer:
     """What reads a text for the page.
 
     Raises:
-        ValueError: dictionaries of different models, whose tokens are not the same.
+        ValueError: dictionaries of a truth, which has no text, or of different models, whose tokens are not the same.
     """
-    models = [plan_of(subject.text.store.manifest, subject.text.store.path).model for subject in subjects]
+    texts = [subject.text for subject in subjects if isinstance(subject.text, InText)]
+    if len(texts) < len(subjects):
+        bare = next(subject.name for subject in subjects if not isinstance(subject.text, InText))
+        raise ValueError(f"{bare} was trained on a known truth, and no model reads text for it; use overtone report")
+    models = [plan_of(text.store.manifest, text.store.path).model for text in texts]
     other = next((i for i, model in enumerate(models) if model != models[0]), None)
     if other is not None:
         raise ValueError(
             f"{subjects[0].name} is of the model {models[0]}, {subjects[other].name} of {models[other]}; a text is read by one "
             "model, so view them one after the other"
         )
-    lm, plan = model_of(subjects[0].text.store)
-    read = [(s.dictionary, s.text.store.layout(s.text.site).reads) for s in subjects]
+    lm, plan = model_of(texts[0].store)
+    read = [(s.dictionary, text.store.layout(text.site).reads) for s, text in zip(subjects, texts, strict=True)]
     reader = Reader(lm, plan, read, LONGEST)
 
     def answer(text: str) -> dict[str, Any]:

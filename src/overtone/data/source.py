@@ -1,8 +1,9 @@
-"""Where a run's rows come from, as a value: a store, a model while it is read, or a file that fits in memory."""
+"""Where a run's rows come from, as a value: a store, a model while it is read, a file that fits in memory, or a known truth."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -77,6 +78,25 @@ class FileSource:
         if cut < 1:
             raise ValueError(f"{self.path} has {len(x)} rows, too few to train on and to hold some out; give more rows")
         return Split(x[:cut], x[cut:])
+
+
+@dataclass(frozen=True)
+class TruthSource:
+    """Rows of a recovery suite's ground truth, whose features are known; it is drawn again from what is kept here.
+
+    Args:
+        suite: its name.
+        seed: of the truth, and of its rows.
+        rows: how many fixed rows are trained on; None: fresh ones for every step.
+        features: checksum of the features, so that a truth which is drawn otherwise is never taken for this one.
+        options: settings of the truth.
+    """
+
+    suite: str
+    seed: int
+    rows: int | None
+    features: str
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_matrix(path: Path, tensor: str | None = None) -> Float[Tensor, "rows d"]:

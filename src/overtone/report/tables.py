@@ -7,6 +7,16 @@ from rich.table import Table
 
 MANY = 3  # dictionaries side by side in a narrow terminal
 COLUMNS = {
+    "frr_0.8": ("known features found, cosine ≥ 0.8 (FRR)", "{:.1%}"),
+    "random_frr_0.8": ("… by random atoms", "{:.1%}"),
+    "frr_0.9": ("known features found, cosine ≥ 0.9", "{:.1%}"),
+    "random_frr_0.9": ("… by random atoms", "{:.1%}"),
+    "frr_0.95": ("known features found, cosine ≥ 0.95", "{:.1%}"),
+    "random_frr_0.95": ("… by random atoms", "{:.1%}"),
+    "mcc": ("matched one to one, mean cosine (MCC)", "{:.3f}"),
+    "random_mcc": ("… of random atoms", "{:.3f}"),
+    "f1": ("latents as detectors of their nearest feature (F1)", "{:.3f}"),
+    "random_f1": ("… of random atoms", "{:.3f}"),
     "explained_variance": ("explained variance", "{:.3f}"),
     "normalised_mse": ("normalised MSE", "{:.3f}"),
     "cosine": ("cosine", "{:.3f}"),

@@ -1,6 +1,6 @@
 // Charts as SVG. Colours are classes, so that they follow the theme; every chart comes with its numbers as a table.
 const SVG = "http://www.w3.org/2000/svg";
-const BOX = { width: 520, height: 260, left: 58, right: 14, top: 14, bottom: 42 };
+const BOX = { width: 520, height: 260, left: 72, right: 14, top: 14, bottom: 42 };
 
 function draw(tag, attributes, ...children) {
   const element = document.createElementNS(SVG, tag);
@@ -28,20 +28,30 @@ function steps([low, high]) {
 
 function decades([low, high]) {
   const [first, last] = [Math.ceil(Math.log10(low) - 1e-9), Math.floor(Math.log10(high) + 1e-9)];
-  const parts = last - first < 2 ? [1, 2, 5] : [1];
-  const found = [];
-  for (let p = first - 1; p <= last; p++) for (const m of parts) found.push(m * 10 ** p);
-  return found.filter((value) => value >= low * 0.999 && value <= high * 1.001);
+  const between = (parts) => {
+    const found = [];
+    for (let p = first - 1; p <= last; p++) for (const m of parts) found.push(m * 10 ** p);
+    return found.filter((value) => value >= low * 0.999 && value <= high * 1.001);
+  };
+  // As few as there can be, but three.
+  return [[1], [1, 2, 5], [1, 1.5, 2, 3, 5, 7]].map(between).find((found) => found.length > 2) ?? between([1, 1.5, 2, 3, 5, 7]);
 }
 
-function axes(x, y, labels, tickText = number) {
+// Of one axis: all as powers of ten where some are too small or too large to be written out.
+function tickTexts(ticks) {
+  const far = (value) => value !== 0 && (Math.abs(value) < 1e-3 || Math.abs(value) >= 1e6);
+  return ticks.map((value) => (!ticks.some(far) || value === 0 || value === 1 ? number(value) : inPowers(value.toExponential(2).replace(/\.?0+e/, "e"))));
+}
+
+function axes(x, y, labels, yTexts = tickTexts(y.ticks)) {
   const { width, height, left, right, top, bottom } = BOX;
   const parts = [];
-  for (const value of y.ticks) {
+  y.ticks.forEach((value, i) => {
     parts.push(draw("line", { class: "grid", x1: left, x2: width - right, y1: y(value), y2: y(value) }));
-    parts.push(draw("text", { class: "tick end", x: left - 7, y: y(value) + 4 }, tickText(value)));
-  }
-  for (const value of x.ticks) parts.push(draw("text", { class: "tick middle", x: x(value), y: height - bottom + 16 }, number(value)));
+    parts.push(draw("text", { class: "tick end", x: left - 7, y: y(value) + 4 }, yTexts[i]));
+  });
+  const xTexts = tickTexts(x.ticks);
+  x.ticks.forEach((value, i) => parts.push(draw("text", { class: "tick middle", x: x(value), y: height - bottom + 16 }, xTexts[i])));
   parts.push(draw("text", { class: "axis middle", x: (left + width - right) / 2, y: height - 6 }, labels[0]));
   const turned = `rotate(-90 12 ${(top + height - bottom) / 2})`;
   parts.push(draw("text", { class: "axis middle", x: 12, y: (top + height - bottom) / 2, transform: turned }, labels[1]));
@@ -87,11 +97,11 @@ function curves(title, series, labels, { logarithmic = false, zero = false, note
   const lines = series.map((s, i) => {
     const points = s.x.map((value, j) => [value, s.y[j]]).filter(([, v]) => Number.isFinite(v) && (!logarithmic || v > 0));
     const path = points.map(([a, b], j) => `${j ? "L" : "M"}${x(a).toFixed(1)} ${y(b).toFixed(1)}`).join("");
-    return draw("path", { class: `line s${i % 6}`, d: path });
+    return draw("path", { class: `line s${i % 6}${s.chance ? " chance" : ""}`, d: path });
   });
   const rows = series.flatMap((s) => s.x.map((value, j) => [s.name, number(value), number(s.y[j])]));
   return figure(title, chart(title, [...axes(x, y, labels), ...lines]), {
-    legend: series.map((s, i) => [s.name, `s${i % 6}`]), note, header: ["dictionary", ...labels], rows,
+    legend: series.map((s, i) => [s.name, `s${i % 6}${s.chance ? " chance" : ""}`]), note, header: ["dictionary", ...labels], rows,
   });
 }
 
@@ -106,7 +116,7 @@ function spectrum(run) {
   const floor = Math.min(...run.groups.values, ...lowest) / 1.5;
   const ceiling = Math.max(...run.groups.values, ...groups.map((g) => quantile(g.reached, 0.95))) * 1.3;
   const x = Object.assign(scale([0.5, groups.length + 0.5], across()), { ticks: groups.map((_, i) => i + 1) });
-  if (groups.length > 20) x.ticks = x.ticks.filter((i) => i % 5 === 0);
+  if (groups.length > 10) x.ticks = x.ticks.filter((i) => i === 1 || i % 5 === 0);
   const y = scale([floor, ceiling], upwards(), true);
   const wide = Math.min(26, (x(2) - x(1)) * 0.55);
   const shown = (value) => y(Math.max(value, floor));
@@ -121,10 +131,10 @@ function spectrum(run) {
     ];
   });
   const title = `Frequencies against their targets: ${run.name}`;
-  const labels = ["group, the most frequent first", "share of tokens"];
-  return figure(title, chart(title, [...axes(x, y, labels, percent), ...parts]), {
+  const labels = ["group, the most frequent first", `share of ${UNIT}`];
+  return figure(title, chart(title, [...axes(x, y, labels, y.ticks.map(percent)), ...parts]), {
     legend: [["middle half of the group", "boxes"], ["its median", "medians"], ["target", "targets"]],
-    note: "Measured on the text of the examples; targets are steered to on the rows trained on.",
+    note: "Measured on what the examples are from; targets are steered to on the rows trained on.",
     header: ["group", "target", "latents", "5 %", "median", "95 %", "never"],
     rows: groups.map(({ target, reached }, i) => [
       i + 1, share(target), reached.length, ...[0.05, 0.5, 0.95].map((at) => share(quantile(reached, at))), reached.filter((f) => !f).length,
@@ -132,7 +142,6 @@ function spectrum(run) {
   });
 }
 
-const percent = (value) => `${number(100 * value, 2)} %`;
 const HALF_DECADES = Array.from({ length: 13 }, (_, i) => 10 ** (i / 2 - 6));
 
 // How many latents fire how often, a line for each dictionary.
@@ -151,8 +160,8 @@ function frequencies(runs) {
   });
   const dead = (run) => run.frequency.filter((f) => !f).length;
   const dense = (run) => run.frequency.filter((f) => f > 0.1).length;
-  const note = runs.map((run) => `${run.name}: ${dead(run)} of ${run.latents} never fire, ${dense(run)} fire on more than 10 % of tokens`).join(" · ");
-  return figure("How often latents fire", chart("How often latents fire", [...axes(x, y, ["share of tokens (half decades)", "share of latents"], percent), ...lines]), {
+  const note = runs.map((run) => `${run.name}: ${dead(run)} of ${run.latents} never fire, ${dense(run)} fire on more than 10 % of ${UNIT}`).join(" · ");
+  return figure("How often latents fire", chart("How often latents fire", [...axes(x, y, [`share of ${UNIT} (half decades)`, "share of latents"], y.ticks.map(percent)), ...lines]), {
     legend: runs.map((run, i) => [run.name, `s${i % 6}`]), note,
     header: ["dictionary", "from", "to", "latents"],
     rows: runs.flatMap((run, i) => counts[i].slice(first, last).map((c, b) => [run.name, number(HALF_DECADES[first + b]), number(HALF_DECADES[first + b + 1]), Math.round(c * run.latents)])),
@@ -161,17 +170,18 @@ function frequencies(runs) {
 
 // The sizes of a latent's codes.
 function histogram(run, latent) {
-  const counts = Array.from(run.histogram.subarray(latent * run.bins, (latent + 1) * run.bins));
+  const { bins, histogram: sizes, bin_width } = partOf(run, latent);
+  const counts = Array.from(sizes.subarray(placeIn(latent) * bins, (placeIn(latent) + 1) * bins));
   const most = Math.max(...counts);
   if (!most) return null;
-  const wide = run.bin_width[latent];
+  const wide = bin_width[placeIn(latent)];
   const last = counts.findLastIndex((count) => count > 0) + 1;
   const x = scale([0, last * wide], across());
   const y = (count) => upwards()[0] + (Math.log1p(count) / Math.log1p(most)) * (upwards()[1] - upwards()[0]);
   y.ticks = [1, 10, 100, 1e3, 1e4, 1e5, 1e6].filter((value) => value <= most);
   const bars = counts.slice(0, last).map((count, i) =>
     draw("rect", { class: "bar", x: x(i * wide) + 0.5, width: Math.max(0.5, x(wide) - x(0) - 1), y: y(count), height: y(0) - y(count) }));
-  return figure("Sizes of its codes", chart("Sizes of its codes", [...axes(x, y, ["code", "tokens (logarithmic)"]), ...bars]), {
-    header: ["from", "to", "tokens"], rows: counts.slice(0, last).map((count, i) => [number(i * wide), number((i + 1) * wide), count]),
+  return figure("Sizes of its codes", chart("Sizes of its codes", [...axes(x, y, ["code", `${UNIT} (logarithmic)`]), ...bars]), {
+    header: ["from", "to", UNIT], rows: counts.slice(0, last).map((count, i) => [number(i * wide), number((i + 1) * wide), count]),
   });
 }

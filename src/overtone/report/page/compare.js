@@ -45,7 +45,7 @@ function pairElement(place) {
     { id: `pair-${m}`, className: "row", role: "option", "aria-selected": String(m === pairs.latent) },
     make("span", { className: "number" }, `#${m}`),
     make("bdi", { className: "words" }, words(pairs.left, m)),
-    make("span", { className: "frequency" }, `cos ${number(found.cosine[m], 2)} · φ ${number(found.phi[m], 2)}`),
+    make("span", { className: "frequency" }, `cos ${alike(found.cosine[m])} · φ ${alike(found.phi[m])}`),
     make("span", { className: "said" }, `#${n} `, make("bdi", {}, words(pairs.right, n))),
   );
   row.addEventListener("click", () => { location.hash = comparisonAddress(pairs.left.number, pairs.right.number, m); });
@@ -66,19 +66,20 @@ function stepPair(by) {
 // The codes of its counterpart in one of a latent's windows; of one by firing they are kept where it is another than by direction.
 function besideOf(run, other, by, latent, window) {
   const found = counterpart(run, other);
-  const kept = by === "by_firing" && found.by_direction && found.by_direction.latent[latent] === found.by_firing?.latent[latent] ? found.by_direction : alikeBy(found, by);
-  if (!kept.codes) return null;
-  const full = kept.codes.full[latent];
-  const codes = codesOf(kept.codes, window.w, window.tokens.length, full);
+  const same = by === "by_firing" && found.by_direction && found.by_direction.latent[latent] === found.by_firing?.latent[latent];
+  const kept = alikeBy(partOf(run, latent).counterparts[run.counterparts.indexOf(found)], same ? "by_direction" : by);
+  if (!kept) return null;
+  const full = kept.full[placeIn(latent)];
+  const codes = codesOf(kept, window.w, window.tokens.length, full);
   const peak = codes.reduce((best, code, i) => (Math.abs(code) > Math.abs(codes[best]) ? i : best), 0);
   return { example: { tokens: window.tokens, codes, peak: codes[peak] ? peak : -1 }, full };
 }
 
 function bothElement(run, other, by, latent, partner, window, swapped) {
-  const mine = lineElement(window, run.examples.full[latent]);
+  const mine = lineElement(window, run.full[latent]);
   const beside = besideOf(run, other, by, latent, window);
   // Shaded by what the counterpart reaches anywhere, so that a weak code looks weak.
-  const theirs = lineElement(beside.example, Math.max(beside.full, other.examples.full[partner]));
+  const theirs = lineElement(beside.example, Math.max(beside.full, other.full[partner]));
   if (beside.example.peak < 0) theirs[0].textContent = "–";
   const sides = [make("div", { className: "side" }, ...mine), make("div", { className: "side" }, ...theirs)];
   return make("li", { className: "both" }, ...(swapped ? sides.reverse() : sides));
@@ -102,24 +103,33 @@ function showPair() {
   const { left, right, by, latent } = pairs;
   const found = paired();
   const partner = found.latent[latent];
+  const other = by === "by_direction" ? found !== counterpart(left, right).by_firing && counterpart(left, right).by_firing : counterpart(left, right).by_direction;
+  const wanted = [[left, latent], [right, partner]];
+  const isWanted = () => pairs.left === left && pairs.right === right && pairs.by === by && pairs.latent === latent;
+  const parts = [
+    make("h2", { id: "pair-title", tabIndex: -1 }, `#${latent} and #${partner}`, make("small", {}, ` cosine ${alike(found.cosine[latent], 3)}, φ ${alike(found.phi[latent], 3)}`)),
+    other && other.latent[latent] !== partner ? make("p", { className: "hint" }, by === "by_direction"
+      ? `By firing, #${other.latent[latent]} is more alike (φ ${alike(other.phi[latent])}, cosine ${alike(other.cosine[latent])}).`
+      : `By direction, #${other.latent[latent]} is nearer (cosine ${alike(other.cosine[latent])}, φ ${alike(other.phi[latent])}).`) : null,
+    make("div", { className: "pair" }, sideElement(left, latent, "note-left"), sideElement(right, partner, "note-right")),
+    ...(wanted.every(([run, m]) => partOf(run, m)) ? sharedElements(partner) : [awaited(wanted, isWanted, showPair)]),
+  ];
+  byId("pair").replaceChildren(...parts.filter((part) => part));
+}
+
+function sharedElements(partner) {
+  const { left, right, by, latent } = pairs;
   const back = counterpart(right, left);
   const backBy = ["by_direction", "by_firing"].find((way) => back?.[way]?.latent[partner] === latent);
   const mine = examplesOf(left, latent);
   const theirs = backBy ? examplesOf(right, partner).strongest : [];
-  const other = by === "by_direction" ? found !== counterpart(left, right).by_firing && counterpart(left, right).by_firing : counterpart(left, right).by_direction;
-  const parts = [
-    make("h2", { id: "pair-title", tabIndex: -1 }, `#${latent} and #${partner}`, make("small", {}, ` cosine ${number(found.cosine[latent], 3)}, φ ${number(found.phi[latent], 3)}`)),
-    other && other.latent[latent] !== partner ? make("p", { className: "hint" }, by === "by_direction"
-      ? `By firing, #${other.latent[latent]} is more alike (φ ${number(other.phi[latent], 2)}, cosine ${number(other.cosine[latent], 2)}).`
-      : `By direction, #${other.latent[latent]} is nearer (cosine ${number(other.cosine[latent], 2)}, φ ${number(other.phi[latent], 2)}).`) : null,
-    make("div", { className: "pair" }, sideElement(left, latent, "note-left"), sideElement(right, partner, "note-right")),
-    sharedElement(`Where #${latent} fires most`, "The same text twice: on the left by one dictionary's latent, on the right by the other's.", left, right, by, latent, partner, mine.strongest, false),
+  const first = sharedElement(`Where #${latent} fires most`, `The same ${left.text.unit === "rows" ? "rows" : "text"} twice: on the left by one dictionary's latent, on the right by the other's.`, left, right, by, latent, partner, mine.strongest, false);
+  return [
+    first ?? make("p", { className: "note" }, "The two were not seen on the same text, so that only their atoms are compared."),
     sharedElement(`A fair sample of where #${latent} fires`, "Drawn uniformly from all places, whatever the strength; strongest first.", left, right, by, latent, partner, mine.sampled, false),
     backBy ? sharedElement(`Where #${partner} fires most`, "The strongest places of the latent on the right.", right, left, backBy, partner, latent, theirs, true)
       : make("p", { className: "hint" }, `#${partner} has another counterpart on the left: `, ...towards(right, left, partner)),
   ];
-  if (!parts[3]) parts[3] = make("p", { className: "note" }, "The two were not seen on the same text, so that only their atoms are compared.");
-  byId("pair").replaceChildren(...parts.filter((part) => part));
 }
 
 // A link to what stands for a latent on the other side.

@@ -19,60 +19,33 @@ function starts(lengths) {
   return begin;
 }
 
+// What is counted: tokens, or rows that have no text.
+const UNIT = [...new Set(page.texts.map((text) => text.unit))].join(" or ");
+const ONE = UNIT.replace(/s\b/g, "");
+
 const texts = page.texts.map(() => null);
 function textOf(number) {
-  const { strings, tokens } = page.texts[number];
-  return (texts[number] ??= { strings, tokens: unpack(tokens) });
-}
-
-// Unpacked when it is first asked for: most of a page is never looked at.
-function lazily(object, name, value) {
-  Object.defineProperty(object, name, {
-    configurable: true,
-    get() {
-      const made = value();
-      Object.defineProperty(object, name, { value: made });
-      return made;
-    },
-  });
+  const { strings, tokens, unit } = page.texts[number];
+  return (texts[number] ??= { strings, tokens: unpack(tokens), unit });
 }
 
 const opened = page.runs.map(() => null);
 function openRun(number) {
   if (opened[number]) return opened[number];
   const from = page.runs[number];
-  const run = { ...from, number, text: textOf(from.text), top: [], bins: from.histogram.bins };
-  for (const name of ["frequency", "peak", "z_score", "bin_width"]) run[name] = unpack(from[name]);
+  const run = { ...from, number, text: textOf(from.text), words: unpacked(from.words) };
+  for (const name of ["frequency", "peak", "z_score", "full"]) run[name] = unpack(from[name]);
   for (const name of ["targets", "detection"]) run[name] = from[name] && unpack(from[name]);
-  lazily(run, "histogram", () => unpack(from.histogram));
-  for (const name of ["by_direction", "fired_together"]) lazily(run, name, () => unpacked(from[name]));
-  run.counterparts = from.counterparts.map((c) => ({ run: c.run, by_direction: likeness(c.by_direction), by_firing: likeness(c.by_firing) }));
-  lazily(run, "examples", () => {
-    const e = unpacked(from.examples);
-    e.firstWindow = starts(e.windows);
-    e.firstEntry = starts(e.entries);
-    return e;
-  });
+  run.counterparts = from.counterparts.map((c) => ({ run: c.run, by_direction: c.by_direction && unpacked(c.by_direction), by_firing: c.by_firing && unpacked(c.by_firing) }));
+  run.firstWord = starts(run.words.count);
   run.groups = run.targets && groupsOf(run.targets);
+  run.truth = from.truth && unpacked(from.truth);
+  if (run.truth) run.truth.feature_frequency = Float32Array.from(run.truth.feature, (i) => run.truth.frequency[i]);
   return (opened[number] = run);
 }
 
 const isPacked = (value) => value !== null && typeof value === "object" && "base64" in value;
 const unpacked = (all) => Object.fromEntries(Object.entries(all).map(([name, value]) => [name, isPacked(value) ? unpack(value) : value]));
-
-// A latent of another dictionary for each, and its codes in each one's windows.
-function likeness(from) {
-  if (!from) return null;
-  const { codes, ...rest } = from;
-  const found = unpacked(rest);
-  lazily(found, "codes", () => {
-    if (!codes) return null;
-    const e = unpacked(codes);
-    e.firstEntry = starts(e.entries);
-    return e;
-  });
-  return found;
-}
 
 // What stands for a latent of a run in another: {latent, cosine, phi} by direction or by firing, if either is known.
 const counterpart = (run, other) => run.counterparts.find((c) => c.run === other.number);
@@ -85,42 +58,11 @@ function groupsOf(targets) {
   return { values, of: Uint16Array.from(targets, (target) => number.get(target)) };
 }
 
-// The codes of one window, of `full` times 1/FULL; entries: {firstEntry, place, code}.
-function codesOf(entries, w, length, full) {
-  const codes = new Float64Array(length);
-  for (let i = entries.firstEntry[w]; i < entries.firstEntry[w + 1]; i++) codes[entries.place[i]] = (entries.code[i] / FULL) * full;
-  return codes;
-}
-
-// One window: its tokens, the latent's code on each, and the place of its strongest.
-function windowOf(run, latent, w) {
-  const e = run.examples;
-  const numbers = run.text.tokens.subarray(e.start[w], e.start[w] + e.length[w]);
-  return { tokens: Array.from(numbers, (n) => run.text.strings[n]), codes: codesOf(e, w, e.length[w], e.full[latent]), peak: e.peak[w], w };
-}
-
-function examplesOf(run, latent) {
-  const e = run.examples;
-  const first = e.firstWindow[latent];
-  const all = Array.from({ length: e.windows[latent] }, (_, i) => windowOf(run, latent, first + i));
-  return { strongest: all.slice(0, e.strongest[latent]), sampled: all.slice(e.strongest[latent]) };
-}
-
-// The tokens that a latent fires on most, by the sum of its codes there.
+// The tokens that a latent fires on most, strongest first; where a truth is known, its nearest feature instead.
 function topTokens(run, latent, most) {
-  return (run.top[latent] ??= tokensByStrength(run, latent)).slice(0, most);
-}
-
-function tokensByStrength(run, latent) {
-  const e = run.examples;
-  const sums = new Map();
-  for (let w = e.firstWindow[latent]; w < e.firstWindow[latent + 1]; w++) {
-    const word = run.text.strings[run.text.tokens[e.start[w] + e.peak[w]]].trim();
-    let code = 0;
-    for (let i = e.firstEntry[w]; i < e.firstEntry[w + 1]; i++) if (e.place[i] === e.peak[w]) code = Math.abs(e.code[i]);
-    sums.set(word, (sums.get(word) ?? 0) + code);
-  }
-  return [...sums].sort((a, b) => b[1] - a[1]).map(([word]) => word);
+  if (run.truth) return run.frequency[latent] > 0 ? [feature(run.truth.feature[latent])] : [];
+  const numbers = run.words.word.subarray(run.firstWord[latent], Math.min(run.firstWord[latent + 1], run.firstWord[latent] + most));
+  return Array.from(numbers, (n) => run.text.strings[n].trim());
 }
 
 const NAMED = new Map([[10, "↵"], [9, "⇥"], [127, "␡"]]);
@@ -170,6 +112,7 @@ function make(tag, attributes = {}, ...children) {
 
 const isolated = (text) => make("bdi", {}, text);
 
+// As it can be copied; `readable` is for the eye.
 function number(value, digits = 3) {
   if (!Number.isFinite(value)) return "–";
   const size = Math.abs(value);
@@ -177,6 +120,17 @@ function number(value, digits = 3) {
   return String(Number(value.toPrecision(digits + (size >= 1 ? 1 : 0))));
 }
 
-function share(value) {
-  return value === 0 ? "never" : `${number(100 * value, 2)} %`;
+// A cosine or a correlation.
+const alike = (value, digits = 2) => (Number.isFinite(value) ? value.toFixed(digits).replace(/^-(0\.0+)$/, "$1") : "–");
+
+const readable = (value, digits) => inPowers(number(value, digits));
+const inPowers = (text) => text.replace(/^(-?)(.*)e(.*)$/, (_, sign, size, power) => `${sign}${size === "1" ? "" : `${size}·`}10${raised(power)}`);
+const raised = (power) => Array.from(power.replace("+", ""), (sign) => (sign === "-" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[sign])).join("");
+
+// In per cent, however little, without an exponent.
+function percent(value) {
+  const least = Math.floor(Math.log10(Math.abs(100 * value)));
+  return `${value && least < -3 ? (100 * value).toFixed(1 - least).replace(/0$/, "") : number(100 * value, 2)} %`;
 }
+
+const share = (value) => (value === 0 ? "never" : percent(value));

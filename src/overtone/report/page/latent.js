@@ -60,7 +60,7 @@ function examplesElement(title, note, examples, full) {
 }
 
 function nearElement(title, run, { k, latent, nearness }, of, note) {
-  const first = of * k;
+  const first = placeIn(of) * k;
   const items = Array.from({ length: k }, (_, i) => first + i).filter((i) => nearness[i] > 0);
   if (!items.length) return null;
   return linksElement(title, note, items.map((i) => [run, latent[i], nearness[i]]));
@@ -70,24 +70,26 @@ function linksElement(title, note, near) {
   const links = near.map(([run, latent, nearness]) => {
     const words = topTokens(run, latent, 4).map(word).join(" · ");
     const link = make("a", { href: address(run.number, latent) }, isolated(`#${latent}`), " ", make("bdi", { className: "words" }, words || "never fires"));
-    return make("li", {}, make("span", { className: "code" }, nearness.toFixed(2)), link);
+    return make("li", {}, make("span", { className: "code" }, alike(nearness)), link);
   });
   return make("section", {}, make("h3", {}, title), make("p", { className: "hint" }, note), make("ul", { className: "near" }, ...links));
 }
 
 function lensElement(run, latent) {
-  if (!run.lens) return null;
+  const { lens } = partOf(run, latent);
+  if (!lens) return null;
   const sides = ["Promotes", "Suppresses"].map((title, i) =>
-    make("div", {}, make("h4", {}, title), make("ul", { className: "chips" }, ...run.lens[latent][i].map((token) => make("li", {}, isolated(word(token)))))));
+    make("div", {}, make("h4", {}, title), make("ul", { className: "chips" }, ...lens[placeIn(latent)][i].map((token) => make("li", {}, isolated(word(token)))))));
   return make("section", {}, make("h3", {}, "Next tokens (logit lens)"), make("div", { className: "pair" }, ...sides));
 }
 
 function factsElement(run, latent) {
   const facts = [
     ["fires on", share(run.frequency[latent])],
-    ["peak pre-activation", number(run.peak[latent])],
-    ["Z-score", number(run.z_score[latent])],
+    ["peak pre-activation", readable(run.peak[latent])],
+    ["Z-score", readable(run.z_score[latent])],
   ];
+  if (run.truth) facts.unshift(...truthFacts(run, latent));
   if (run.groups) facts.push(["group", `${run.groups.of[latent] + 1} of ${run.groups.values.length}, target ${share(run.targets[latent])}`]);
   if (run.detection && Number.isFinite(run.detection[latent])) facts.push(["detection", number(run.detection[latent])]);
   return make("dl", { className: "facts" }, ...facts.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))));
@@ -103,7 +105,16 @@ function noteElement(run, latent, id = "note", label = "Your note") {
 function labelElement(run, latent) {
   const label = run.labels[latent];
   if (!label) return null;
-  return make("p", { className: "label" }, make("span", { className: "badge" }, "machine-made label"), " ", isolated(visible(label)));
+  return make("p", { className: "label" }, badge("machine-made label"), " ", isolated(visible(label)));
+}
+
+const badge = (said) => make("span", { className: "badge" }, said);
+
+// A latent in a few words: its label, said to be machine-made, or else the tokens that it fires on most.
+function saidElements(run, latent, most) {
+  const label = run.labels[latent];
+  if (label) return [badge("machine-made"), " ", make("bdi", { className: "words" }, cut(visible(label), 60))];
+  return [make("bdi", { className: "words" }, topTokens(run, latent, most).map(word).join(" · ") || "never fires")];
 }
 
 // The latents of the other dictionaries that stand for this one, by direction or by firing, with links to see both in the same text.
@@ -116,7 +127,7 @@ function counterpartsElement(run, latent) {
       const found = c[by];
       const words = topTokens(other, found.latent[latent], 4).map(word).join(" · ") || "never fires";
       const link = make("a", { href: address(other.number, found.latent[latent]) }, isolated(`${other.name} #${found.latent[latent]}`), " ", make("bdi", { className: "words" }, words));
-      const how = make("span", { className: "hint" }, ` cosine ${number(found.cosine[latent], 2)}, φ ${number(found.phi[latent], 2)} `);
+      const how = make("span", { className: "hint" }, ` cosine ${alike(found.cosine[latent])}, φ ${alike(found.phi[latent])} `);
       const beside = make("a", { href: comparisonAddress(run.number, other.number, latent), "aria-label": `Compare #${latent} with its counterpart in ${other.name}` }, "compare");
       return make("li", {}, make("span", {}, link, how, beside));
     });
@@ -128,25 +139,37 @@ function counterpartsElement(run, latent) {
 
 function showLatent(run, latent) {
   hideTip();
-  const { strongest, sampled } = examplesOf(run, latent);
-  const full = run.examples.full[latent];
+  const isWanted = () => state.run === run && state.latent === latent;
+  const details = partOf(run, latent) ? detailElements(run, latent) : [awaited([[run, latent]], isWanted, () => showLatent(run, latent))];
   const parts = [
     make("h2", { id: "latent-title", tabIndex: -1 }, `Latent ${latent} `, make("small", {}, "of ", isolated(run.name))),
     labelElement(run, latent),
     factsElement(run, latent),
+    nearerElement(run, latent),
     noteElement(run, latent),
-    strongest.length ? null : make("p", { className: "note" }, "It never fires in this text."),
-    examplesElement("Strongest", "Hover or focus a token for its exact code; the arrow keys go from one that fires to the next.", strongest, full),
+    ...details,
+  ];
+  byId("latent").replaceChildren(...parts.filter((part) => part !== null));
+}
+
+function detailElements(run, latent) {
+  const { strongest, sampled } = examplesOf(run, latent);
+  const { by_direction, fired_together } = partOf(run, latent);
+  const full = run.full[latent];
+  return [
+    strongest.length ? null : make("p", { className: "note" }, `It never fires on these ${run.text.unit}.`),
+    examplesElement("Strongest", run.truth
+      ? `Rows as the sums of known features that they are, ${feature(run.truth.feature[latent])} first where it is one of them; hover or focus a row for its exact code.`
+      : "Hover or focus a token for its exact code; the arrow keys go from one that fires to the next.", strongest, full),
     examplesElement("A fair sample of all", "Drawn uniformly from all places where it fires, whatever the strength; strongest first.", sampled, full),
     histogram(run, latent),
     lensElement(run, latent),
     counterpartsElement(run, latent),
     make("div", { className: "pair" }, ...[
-      nearElement("Nearest by direction", run, run.by_direction, latent, "Cosine of the atoms."),
-      nearElement("Fires together with", run, run.fired_together, latent, "Correlation (φ) of firing, token by token."),
+      nearElement("Nearest by direction", run, by_direction, latent, "Cosine of the atoms."),
+      nearElement("Fires together with", run, fired_together, latent, `Correlation (φ) of firing, over ${run.text.unit}.`),
     ].filter((part) => part !== null)),
   ];
-  byId("latent").replaceChildren(...parts.filter((part) => part !== null));
 }
 
 // Values on hover and focus, long tokens on a click, and arrows from token to token, anywhere below an element.

@@ -8,6 +8,7 @@ function sortsOf(run) {
     ["peak", "peak", run.peak],
     ["latent", "number", null],
   ];
+  if (run.truth) sorts.push(...truthSorts(run));
   if (run.groups) sorts.push(["group", "group (target)", run.targets]);
   if (run.counterparts.length) {
     const near = nearness(run);
@@ -49,7 +50,7 @@ function matching(run, asked) {
   return (m) => {
     if (byNumber && Number(byNumber[1]) === m) return true;
     const all = `${hay[m]} ${notes.get(run, m).toLowerCase()}`;
-    return words.every((one) => all.includes(one));
+    return words.every((one) => (run.truth && NAME_OF_FEATURE.test(one) ? one === feature(run.truth.feature[m]) : all.includes(one)));
   };
 }
 
@@ -72,14 +73,17 @@ function rowElement(place) {
   const { run, order } = state;
   const m = order[place];
   const words = topTokens(run, m, 5).map(word).join(" · ");
-  const said = notes.get(run, m) || run.labels[m] || `Z ${number(run.z_score[m])} · peak ${number(run.peak[m])}`;
+  const near = run.truth ? `cosine ${alike(run.truth.cosine[m])}, in ${share(run.truth.feature_frequency[m])} of rows · ` : "";
+  const note = notes.get(run, m);
+  const label = !note && run.labels[m];
+  const said = note || label || `${near}Z ${readable(run.z_score[m])} · peak ${readable(run.peak[m])}`;
   const option = make(
     "div",
     { id: `row-${m}`, className: "row", role: "option", "aria-selected": String(m === state.latent) },
     make("span", { className: "number" }, `#${m}`),
     make("bdi", { className: "words" }, words || "never fires"),
     make("span", { className: "frequency" }, share(run.frequency[m])),
-    make("bdi", { className: "said" }, cut(visible(said), 80)),
+    make("span", { className: "said" }, ...(label ? [badge("machine-made"), " "] : []), isolated(cut(visible(said), 80))),
   );
   option.addEventListener("click", () => go(m));
   return option;

@@ -20,7 +20,7 @@ function passage(text, number) {
 const passages = shelves.flatMap((runs, text) => (runs.length ? runs[0][0].passages.length.map((_, number) => [text, number]) : []));
 
 // How strong a code is for its latent: its share of the largest that the page knows.
-const strength = (run, latent, code) => Math.min(1, Math.abs(code) / (run.examples.full[latent] || Math.abs(code)));
+const strength = (run, latent, code) => Math.min(1, Math.abs(code) / (run.full[latent] || Math.abs(code)));
 
 function entriesAt(part, token) {
   const found = [];
@@ -78,8 +78,7 @@ function activeElement(part) {
     const chosen = reading.chosen.get(part.run.number) === latent;
     const shade = make("button", { type: "button", "aria-pressed": String(chosen), "aria-label": `Shade by #${latent} of ${part.run.name}` }, chosen ? "shaded" : "shade");
     shade.addEventListener("click", () => choose(part.run.number, chosen ? undefined : latent));
-    const words = topTokens(part.run, latent, 4).map(word).join(" · ");
-    return make("li", {}, make("span", { className: "code" }, number(code, 3)), make("a", { href: address(part.run.number, latent) }, `#${latent} `, make("bdi", { className: "words" }, part.run.labels[latent] ? cut(visible(part.run.labels[latent]), 60) : words)), shade);
+    return make("li", {}, make("span", { className: "code" }, number(code, 3)), make("a", { href: address(part.run.number, latent) }, `#${latent} `, ...saidElements(part.run, latent, 4)), shade);
   });
   const whole = reading.at < 0;
   const said = whole ? "Most active in this text" : "Active on the chosen token";

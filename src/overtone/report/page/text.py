@@ -20,23 +20,26 @@ class PageText(NamedTuple):
         rows: which rows, ascending.
         tokens: the string of each, by its number.
         strings: the table of them, all different.
+        unit: what a row is called: tokens, or where there is no text, rows.
     """
 
     rows: Shaped[np.ndarray, " rows"]
     tokens: Shaped[np.ndarray, " rows"]
     strings: list[str]
+    unit: str = "tokens"
 
     def places(self, rows: Int[Tensor, " some"]) -> Shaped[np.ndarray, " some"]:
         """Where rows of windows that the text was made from stand in it; the rows of a window stand side by side."""
         return np.searchsorted(self.rows, rows.numpy())
 
 
-def page_text(windows: Sequence[Windows], words: Words) -> PageText:
+def page_text(windows: Sequence[Windows], words: Words, unit: str = "tokens") -> PageText:
     """The text of some windows.
 
     Args:
         windows: of one text, any number of times the same row.
         words: of the ids of tokens that follow one another, the text that each adds (`TokenText.words`).
+        unit: what a row is called.
     """
     # By row and not by sorting: windows overlap so much that together they are many times the text.
     length = 1 + max((int(w.start.max()) + w.token_ids.shape[-1] for w in windows), default=0)
@@ -57,7 +60,7 @@ def page_text(windows: Sequence[Windows], words: Words) -> PageText:
         earlier, token = pair // kinds - 1, pair % kinds
         word = words([token] if earlier < 0 else [earlier, token])[-1]
         numbers.append(table.setdefault(word, len(table)))
-    return PageText(rows, np.asarray(numbers, dtype=np.int64)[of], list(table))
+    return PageText(rows, np.asarray(numbers, dtype=np.int64)[of], list(table), unit)
 
 
 def _tokens(windows: Windows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,22 +1,20 @@
-"""What a page shows of a dictionary, and how it is written down: small whole numbers instead of text where there are many."""
+"""What a page shows of a dictionary, and how it is written down."""
 
-import base64
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from overtone.interpret.alongside import Passage
 from overtone.interpret.slots import Windows
-from overtone.ops import SparseCodes
+from overtone.report.page.packing import codes_json, entries_json, fullest, narrowest, packed
 from overtone.report.page.text import PageText
 
-FULL = 32767  # a latent's largest code shown, as a whole number
 WIDEST = 255  # tokens of a window
-KINDS = {"u8": "<u1", "u16": "<u2", "u32": "<u4", "i16": "<i2", "f32": "<f4"}
+WORDS = 12  # that stand for a latent in lists
 
 Near = tuple[Int[Tensor, "latents k"], Float[Tensor, "latents k"]]
 
@@ -51,6 +49,34 @@ class Counterparts(NamedTuple):
     by_firing: Likeness | None = None
 
 
+class TruthView(NamedTuple):
+    """Latents beside the features that their rows are known to be made of.
+
+    Attributes:
+        feature: the one that each latent's atom is nearest to, in either direction.
+        cosine: with it; below 0 where the atom points the other way.
+        f1: of the latent as a detector of it (maths.md eq. R5).
+        frequency: share of rows that each feature occurs in.
+        best: the largest cosine of each feature with any atom, as its recovery is counted (maths.md eq. 17).
+        latent: the latent whose atom is nearest to each feature.
+        best_random: as `best`, of as many random atoms.
+    """
+
+    feature: Int[Tensor, " latents"]
+    cosine: Float[Tensor, " latents"]
+    f1: Float[Tensor, " latents"]
+    frequency: Float[Tensor, " features"]
+    best: Float[Tensor, " features"]
+    latent: Int[Tensor, " features"]
+    best_random: Float[Tensor, " features"]
+
+    def to_json(self) -> dict[str, Any]:
+        """For the page's script."""
+        numbers = {name: narrowest(getattr(self, name).numpy()) for name in ("feature", "latent")}
+        shares = ("cosine", "f1", "frequency", "best", "best_random")
+        return numbers | {name: packed(getattr(self, name).numpy(), "f32") for name in shares}
+
+
 class LatentsView(NamedTuple):
     """Every latent of a dictionary.
 
@@ -65,6 +91,7 @@ class LatentsView(NamedTuple):
         labels: words about latents, from a scorer.
         detection: how well those tell where they fire; nan where that was not measured.
         passages: some of the text with all codes; the same passages in dictionaries that share it.
+        truth: the known features beside them, where there are any.
     """
 
     frequency: Float[Tensor, " latents"]
@@ -81,6 +108,7 @@ class LatentsView(NamedTuple):
     labels: Mapping[int, str] | None = None
     detection: Float[Tensor, " latents"] | None = None
     passages: Sequence[Passage] = ()
+    truth: TruthView | None = None
 
     @property
     def windows(self) -> Windows:
@@ -88,29 +116,41 @@ class LatentsView(NamedTuple):
         return Windows(*(torch.cat(parts, dim=1) for parts in zip(self.strongest, self.sampled, strict=True)))
 
     def to_json(self, text: PageText) -> dict[str, Any]:
-        """For the page's script, which unpacks it."""
+        """For the page's script: what lists, searches and charts need of all latents."""
         data: dict[str, Any] = {"latents": len(self.frequency)}
-        for name in ("frequency", "peak", "z_score", "bin_width"):
+        for name in ("frequency", "peak", "z_score"):
             data[name] = packed(getattr(self, name).numpy(), "f32")
-        data["histogram"] = packed(self.histogram.numpy(), "u32") | {"bins": self.histogram.shape[1]}
-        windows = self.windows
-        data["examples"] = _examples(self.strongest, windows, text)
-        for name in ("by_direction", "fired_together"):
-            latent, nearness = getattr(self, name)
-            nearest = {"latent": packed(latent.numpy(), "u32"), "nearness": packed(nearness.numpy(), "f32")}
-            data[name] = nearest | {"k": latent.shape[1]}
+        data["full"] = packed(fullest(self.windows.codes).numpy(), "f32")
+        data["words"] = _words(self.windows, text)
         data["counterparts"] = [
-            {
-                "run": c.run,
-                "by_direction": _likeness(c.by_direction, windows),
-                "by_firing": _likeness(c.by_firing, windows),
-            }
+            {"run": c.run, "by_direction": _likeness(c.by_direction), "by_firing": _likeness(c.by_firing)}
             for c in self.counterparts
         ]
         data["passages"] = _passages(self.passages, text) if self.passages else None
-        data["lens"] = None if self.lens is None else [list(both) for both in self.lens]
         data["labels"] = {str(latent): words for latent, words in (self.labels or {}).items()}
         data["detection"] = None if self.detection is None else packed(self.detection.numpy(), "f32")
+        data["truth"] = None if self.truth is None else self.truth.to_json()
+        return data
+
+    def part_json(self, latents: slice, text: PageText) -> dict[str, Any]:
+        """For the page's script: what is shown of some latents alone, when one of them is looked at."""
+        strongest, windows = (Windows(*(part[latents] for part in w)) for w in (self.strongest, self.windows))
+        data: dict[str, Any] = {"bin_width": packed(self.bin_width[latents].numpy(), "f32")}
+        data["histogram"] = packed(self.histogram[latents].numpy(), "u32") | {"bins": self.histogram.shape[1]}
+        data["examples"] = _examples(strongest, windows, text)
+        for name in ("by_direction", "fired_together"):
+            latent, nearness = (near[latents] for near in getattr(self, name))
+            nearest = {"latent": packed(latent.numpy(), "u32"), "nearness": packed(nearness.numpy(), "f32")}
+            data[name] = nearest | {"k": latent.shape[1]}
+        held = windows.row >= 0
+        data["counterparts"] = [
+            {
+                name: None if found is None or found.codes is None else entries_json(found.codes[latents], held)
+                for name, found in (("by_direction", c.by_direction), ("by_firing", c.by_firing))
+            }
+            for c in self.counterparts
+        ]
+        data["lens"] = None if self.lens is None else [list(both) for both in self.lens[latents]]
         return data
 
 
@@ -149,43 +189,6 @@ class RunView(NamedTuple):
         return data | self.latents.to_json(text=self.text)
 
 
-def packed(values: Shaped[np.ndarray, "*shape"], kind: str) -> dict[str, Any]:
-    """Numbers as little-endian bytes in base64.
-
-    Raises:
-        ValueError: whole numbers that the kind has no room for.
-    """
-    into = np.dtype(KINDS[kind])
-    if into.kind in "iu" and values.size:
-        limits = np.iinfo(into)
-        if values.min() < limits.min or values.max() > limits.max:
-            raise ValueError(
-                f"{values.min()} … {values.max()} do not fit {kind}, which ends at {limits.max}; show fewer latents or rows"
-            )
-    return {"kind": kind, "base64": base64.b64encode(np.ascontiguousarray(values, dtype=into).tobytes()).decode()}
-
-
-def narrowest(values: Shaped[np.ndarray, "*shape"]) -> dict[str, Any]:
-    """`packed` as 16-bit numbers where they fit, and else 32-bit ones."""
-    return packed(values, "u16" if not values.size or values.max() < 2**16 else "u32")
-
-
-def reading_json(words: Sequence[str], codes: Sequence[SparseCodes]) -> dict[str, Any]:
-    """A text for the page's script: its tokens, and for every dictionary on the page all of its codes."""
-    # Lone surrogates, which tokenisers may leave behind, have no bytes.
-    tokens = [word.encode("utf-8", "replace").decode() for word in words]
-    return {"tokens": tokens, "runs": [codes_json(one) for one in codes]}
-
-
-def codes_json(codes: SparseCodes) -> dict[str, Any]:
-    """Every active latent of some rows, with its code as float32."""
-    return {
-        "active": packed(codes.l0().numpy(), "u32"),
-        "latent": narrowest(codes.latents.numpy()),
-        "code": packed(codes.values.numpy(), "f32"),
-    }
-
-
 def _passages(passages: Sequence[Passage], text: PageText) -> dict[str, Any]:
     """All of them laid end to end."""
     first = torch.tensor([passage.row for passage in passages])
@@ -208,33 +211,31 @@ def _examples(strongest: Windows, both: Windows, text: PageText) -> dict[str, An
         "start": packed(text.places(both.start[held]), "u32"),
         "length": packed((both.token_ids[held] >= 0).sum(1).numpy(), "u8"),
         "peak": packed((both.row - both.start)[held].numpy(), "u8"),
-        **_entries(both.codes, held),
+        **entries_json(both.codes, held),
     }
 
 
-def _likeness(found: Likeness | None, windows: Windows) -> dict[str, Any] | None:
+def _likeness(found: Likeness | None) -> dict[str, Any] | None:
     if found is None:
         return None
     data: dict[str, Any] = {"latent": narrowest(found.latent.numpy())}
-    data |= {name: packed(getattr(found, name).numpy(), "f32") for name in ("cosine", "phi")}
-    return data | {"codes": None if found.codes is None else _entries(found.codes, windows.row >= 0)}
+    return data | {name: packed(getattr(found, name).numpy(), "f32") for name in ("cosine", "phi")}
 
 
-def _entries(codes: Float[Tensor, "latents slots width"], held: Bool[Tensor, "latents slots"]) -> dict[str, Any]:
-    """The codes in windows that are not 0.
-
-    They are whole numbers of 1/32767 of the largest in any of a latent's windows, so that they are off by half of that at most.
-    """
-    full = codes.abs().amax(dim=(1, 2))
-    latent, slot, place = codes.nonzero(as_tuple=True)
-    value = codes[latent, slot, place]
-    share = value.double() / full.double().clamp(min=torch.finfo(torch.float32).tiny)[latent]
-    whole = (share * FULL).round()
-    # What rounds to 0 is shown as the least code there is: it fires.
-    whole = torch.where(whole == 0, value.double().sign(), whole)
+def _words(windows: Windows, text: PageText) -> dict[str, Any]:
+    """The tokens that each latent fires on most, by the sum of its codes where its windows are strongest; white space aside."""
+    latent, slot = (windows.row >= 0).nonzero(as_tuple=True)
+    row = windows.row[latent, slot]
+    code = windows.codes[latent, slot, row - windows.start[latent, slot]].abs().double()
+    bare: dict[str, int] = {}
+    first = [bare.setdefault(string.strip(), number) for number, string in enumerate(text.strings)]
+    token = np.asarray(first, dtype=np.int64)[text.tokens[text.places(row)]]
+    pair, begin, of = np.unique(latent.numpy() * (1 + len(first)) + token, return_index=True, return_inverse=True)
+    owner, word = pair // (1 + len(first)), pair % (1 + len(first))
+    order = np.lexsort((begin, -np.bincount(of, code.numpy(), len(pair)), owner))
+    counts = np.bincount(owner, minlength=len(windows.row))
+    rank = np.arange(len(order)) - (counts.cumsum() - counts)[owner[order]]
     return {
-        "entries": packed((codes != 0).sum(2)[held].numpy(), "u8"),
-        "place": packed(place.numpy(), "u8"),
-        "code": packed(whole.numpy().astype(np.int64), "i16"),
-        "full": packed(full.numpy(), "f32"),
+        "count": packed(counts.clip(max=WORDS), "u8"),
+        "word": narrowest(word[order][rank < WORDS]),
     }
