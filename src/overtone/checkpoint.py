@@ -256,7 +256,7 @@ def load_state(run: Run, stream: Stream, checkpoint: Path, world: World | None =
     which reads its latents' part.
     """
     description = _read_state(checkpoint)
-    if description["run"] != config.to_json(run):
+    if not _is_of(description["run"], run):
         raise CheckpointError(
             f"{checkpoint} belongs to a run with other settings; resume with the run's own configuration"
         )
@@ -283,6 +283,14 @@ def load_state(run: Run, stream: Stream, checkpoint: Path, world: World | None =
     state.window_loss = tensors["window_loss"].clone()
     state.step = description["step"]
     return state
+
+
+def _is_of(description: Any, run: Run) -> bool:
+    """Whether a described run is this one; settings that were not there yet when it was described have their defaults."""
+    try:
+        return config.to_json(config.from_json(description, config.classes_in(run))) == config.to_json(run)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return False
 
 
 def position(checkpoint: Path) -> dict[str, Any]:
