@@ -93,7 +93,14 @@ def plan_it(configuration):
         found = forecast(run, Layout.of(d), speed, rows=rows, latents=split, link=link)
         if world.first:
             print(
-                json.dumps({"step": found.step, "bytes": found.peak, "spread": found.spread, "seconds": found.seconds})
+                json.dumps(
+                    {
+                        "step": found.step,
+                        "bytes": found.peak - found.bytes["checkpoint"],
+                        "spread": found.spread,
+                        "seconds": found.seconds,
+                    }
+                )
             )
 
 

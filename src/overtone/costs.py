@@ -300,6 +300,8 @@ def memory(run: Run, layout: Layout, rows: int, latents: int, l0: float) -> dict
         "batch": in_batch,
         "codes and reconstructions": codes + entries,
         "search": scratch,
+        # Of latents in parts, checkpoints go to the file at once.
+        "checkpoint": matrices * (3 if method.optimiser == "adam" else 1) if latents == 1 else 0,
     }
 
 
