@@ -6,7 +6,7 @@ Prints the largest relative difference of the losses over the steps, the first s
 difference in float64: selections flip on rounding, so float32 alone could not tell noise from a cause.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib import import_module
@@ -58,6 +58,7 @@ from overtone import (
 )
 from overtone.data.stream import Batch
 from overtone.ops import Encoded
+from overtone.parallel import World
 from overtone.rules import RuleState
 from overtone.selection import Weight
 from overtone.training import TrainState, step_once
@@ -125,14 +126,14 @@ class PlainThreshold(ThresholdJumpReLU):
     def weights(self, latents: int, d: int) -> dict[str, Weight]:
         return {"threshold": Weight(torch.full((latents,), self.start))}
 
-    def encode_batch(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, x: Tensor, W_enc: Tensor, b_enc: Tensor, centre: Tensor, *, threshold: Tensor
-    ) -> Encoded:
+    def encode_shared(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, parts: Sequence[Tensor], W_enc: Tensor, b_enc: Tensor, centre: Tensor, *, world: World, threshold: Tensor
+    ) -> Iterator[Encoded]:
         centre = centre if self.centred else torch.zeros_like(centre)
-        encoded = super().encode_batch(x, W_enc, b_enc, centre, log_threshold=threshold.log())
-        gate = encoded.gate
-        assert gate is not None
-        return encoded._replace(gate=gate.with_values(gate.values * gate.values.detach())) if self.upper else encoded
+        for encoded in super().encode_shared(parts, W_enc, b_enc, centre, world=world, log_threshold=threshold.log()):
+            gate = encoded.gate
+            assert gate is not None
+            yield encoded._replace(gate=gate.with_values(gate.values * gate.values.detach())) if self.upper else encoded
 
 
 def saelens(dictionary: Dictionary, name: str, names: dict[str, str], **settings: Any) -> Step:

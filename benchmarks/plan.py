@@ -16,17 +16,22 @@ import time
 from pathlib import Path
 
 STEPS = 25
-# d, latents, batch, method, ranks that share rows, ranks that share latents
+# d, latents, batch, method, ranks that share rows, ranks that share latents, parts
 CONFIGURATIONS = [
-    (256, 8192, 1024, "gba(l0=32)", 1, 1),
-    (512, 16384, 512, "gba(l0=64)", 1, 1),
-    (768, 8192, 1024, "topk(k=64)", 1, 1),
-    (512, 16384, 1024, "topk(k=32)", 1, 1),
-    (256, 32768, 512, "topk(k=16)", 1, 1),
-    (1024, 12288, 512, "gba-untied(l0=32)", 1, 1),
-    (512, 16384, 1024, "topk(k=32)", 2, 1),
-    (512, 16384, 1024, "topk(k=32)", 1, 2),
-    (512, 16384, 1024, "gba(l0=32)", 1, 2),
+    (256, 8192, 1024, "gba(l0=32)", 1, 1, 1),
+    (512, 16384, 512, "gba(l0=64)", 1, 1, 1),
+    (768, 8192, 1024, "topk(k=64)", 1, 1, 1),
+    (512, 16384, 1024, "topk(k=32)", 1, 1, 1),
+    (256, 32768, 512, "topk(k=16)", 1, 1, 1),
+    (1024, 12288, 512, "gba-untied(l0=32)", 1, 1, 1),
+    (512, 16384, 1024, "topk(k=32)", 2, 1, 1),
+    (512, 16384, 1024, "topk(k=32)", 1, 2, 1),
+    (512, 16384, 1024, "gba(l0=32)", 1, 2, 1),
+    (512, 16384, 8192, "topk(k=32)", 1, 1, 1),
+    (512, 16384, 8192, "topk(k=32)", 1, 1, 8),
+    (512, 8192, 8192, "gba(l0=32)", 1, 1, 1),
+    (512, 8192, 8192, "gba(l0=32)", 1, 1, 8),
+    (512, 8192, 8192, "batch-topk(k=32)", 1, 1, 8),
 ]
 
 
@@ -34,8 +39,8 @@ def parts(configuration):
     from overtone.catalogue import parse
     from overtone.training import Run
 
-    d, latents, batch, method, rows, split = configuration
-    return Run(parse(method).specs[0].method(), latents, steps=1000, batch=batch), d, rows, split
+    d, latents, batch, method, rows, split, accumulate = configuration
+    return Run(parse(method).specs[0].method(), latents, 1000, batch, accumulate), d, rows, split
 
 
 def made_rows(d: int):
@@ -84,10 +89,18 @@ def plan_it(configuration):
     run, d, rows, split = parts(configuration)
     with connected(split) as world:
         link = measure_link(world.everyone) if world.size > 1 else None
-        found = forecast(run, Layout.of(d), calibrate(run.method, Layout.of(d)), rows=rows, latents=split, link=link)
+        speed = calibrate(run.method, Layout.of(d), in_parts=run.accumulate > 1)
+        found = forecast(run, Layout.of(d), speed, rows=rows, latents=split, link=link)
         if world.first:
             print(
-                json.dumps({"step": found.step, "bytes": found.peak, "spread": found.spread, "seconds": found.seconds})
+                json.dumps(
+                    {
+                        "step": found.step,
+                        "bytes": found.peak - found.bytes["checkpoint"],
+                        "spread": found.spread,
+                        "seconds": found.seconds,
+                    }
+                )
             )
 
 
@@ -114,9 +127,10 @@ def main():
     for configuration in CONFIGURATIONS:
         planned, measured = in_processes("plan", configuration), in_processes("run", configuration)
         peak = planned["bytes"] + measured["program"]
-        d, latents, batch, method, rows, split = configuration
+        d, latents, batch, method, rows, split, accumulate = configuration
+        size = f"{batch:,}" + (f" in {accumulate}" if accumulate > 1 else "")
         print(
-            f"| {d} | {latents:,} | {batch:,} | `{method}` | {rows} × {split} | {1e3 * measured['median']:.0f}, "
+            f"| {d} | {latents:,} | {size} | `{method}` | {rows} × {split} | {1e3 * measured['median']:.0f}, "
             f"{1e3 * measured['fastest']:.0f} | {planned['step'] / measured['median']:.2f} | "
             f"{planned['step'] / measured['fastest']:.2f} | {measured['peak'] / 2**20:.0f} | {peak / measured['peak']:.2f} |",
             flush=True,

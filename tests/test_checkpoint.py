@@ -4,10 +4,10 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from threading import Event, Timer
 
 import pytest
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from overtone import (
@@ -256,21 +256,73 @@ def test_an_unwritable_folder(tmp_path: Path):
         claim_folder(tmp_path / "file" / "run")
 
 
-def test_a_disk_that_fills_up_loses_nothing(rows: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("where", ["_write", "_sync"])
+def test_a_disk_that_fills_up_loses_nothing(
+    where: str, rows: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """While a checkpoint is written, or in the background, while it is put on the disk."""
     path = tmp_path / "run"
     finished(path, make_run(gba(groups=3)), rows, stop_after=3)
     [kept] = checkpoints.checkpoints(path)
 
     def full(*args, **kwargs):
-        raise SafetensorError("I/O error: No space left on device (os error 28)")  # what the library raises
+        raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "save_file", full)
+        patch.setattr(files, where, full)
         with pytest.raises(OSError, match="No space left"):
             finished(path, make_run(gba(groups=3)), rows)
     assert checkpoints.checkpoints(path) == [kept]
     assert not [p for p in kept.parent.iterdir() if p.name.startswith(".")], "no half-written folder stays"
     assert finished(path, make_run(gba(groups=3)), rows) is not None
+
+
+def test_training_goes_on_while_a_checkpoint_reaches_the_disk(
+    rows: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """One at a time: the next one waits. What a checkpoint holds is the state at its step."""
+    path, run = tmp_path / "run", make_run(gba(groups=3), log_every=1)
+    claim_folder(path)
+    training, slow, commits = execute(RunFolder.create(path, run), ArrayStream(rows, run.batch)), Event(), []
+    real = files.NewFolder.commit
+
+    def commit(folder: files.NewFolder) -> None:
+        commits.append(folder.path.name)
+        assert slow.wait(20)
+        real(folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.NewFolder, "commit", commit)
+        for _ in range(14):
+            assert next(training)
+        assert commits == ["000000007"] and checkpoints.checkpoints(path) == []
+        Timer(0.2, slow.set).start()
+        assert next(training).step == 15, "the second checkpoint has waited for the first"
+        training.close()
+    assert commits == ["000000007", "000000014"]
+    assert [p.name for p in checkpoints.checkpoints(path)] == ["000000014"]
+    assert finished(path, run, rows) is not None
+    whole = finished(tmp_path / "whole", run, rows)
+    assert whole is not None and same(whole, load_file(path / "dictionary" / "dictionary.safetensors"))
+
+
+def test_a_checkpoint_that_fails_at_last_is_no_finished_run(
+    rows: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Nothing comes after the last checkpoint that could meet its error by chance."""
+    real, path, run = files._sync, tmp_path / "run", make_run(gba(groups=3))
+
+    def sync(written: Path) -> None:
+        if "000000030" in str(written):
+            raise OSError(5, "Input/output error")
+        real(written)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "_sync", sync)
+        with pytest.raises(OSError, match="Input/output error"):
+            finished(path, run, rows)
+    assert not RunFolder.open(path).finished
+    assert finished(path, run, rows) is not None
 
 
 SCRIPT = """

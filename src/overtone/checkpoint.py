@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterable, Mapping
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from overtone import config
+from overtone.background import Background
 from overtone.data.stream import Batch, Stream
 from overtone.dictionary import Dictionary
-from overtone.files import Whole, create_folder, in_file_order, write_tensors, write_wholes
+from overtone.files import NewFolder, Whole, in_file_order, write_wholes
 from overtone.firing import FiringStats
 from overtone.layout import Layout
 from overtone.parallel import World
@@ -49,7 +51,10 @@ def save(dictionary: Dictionary, path: str | Path, info: dict[str, Any] | None =
     path = Path(path)
     if path.exists():
         raise FileExistsError(f"{path} exists and is not overwritten; choose another path or remove it")
-    create_folder(path, lambda folder: _write_dictionary(dictionary, folder, info or {}))
+    folder = NewFolder(path)
+    with folder.filling():
+        _write_dictionary(dictionary, dictionary.state_dict(), folder, info or {})
+    folder.commit()
 
 
 def give(dictionary: Dictionary) -> None:
@@ -57,29 +62,27 @@ def give(dictionary: Dictionary) -> None:
     _write_wholes(dictionary, dictionary.state_dict(), None)
 
 
-def _write_dictionary(dictionary: Dictionary, folder: Path, info: dict[str, Any]) -> None:
-    _write_wholes(dictionary, dictionary.state_dict(), folder / WEIGHTS)
-    (folder / CONFIG).write_text(json.dumps(describe(dictionary, info), indent=2) + "\n")
+def _write_dictionary(
+    dictionary: Dictionary, weights: dict[str, Tensor], folder: NewFolder, info: dict[str, Any]
+) -> None:
+    _write_wholes(dictionary, weights, folder.file(WEIGHTS))
+    folder.file(CONFIG).write((json.dumps(describe(dictionary, info), indent=2) + "\n").encode())
 
 
-def _write_wholes(dictionary: Dictionary, tensors: dict[str, Tensor], path: Path | None) -> None:
+def _write_wholes(dictionary: Dictionary, tensors: dict[str, Tensor], file: FileIO | None) -> None:
     """Write tensors of which each rank has its latents' part, holding one part of another rank at a time; None: give them."""
     ranks, sizes = dictionary.world.latents, dictionary.world.latents.parts(dictionary.latents)
-    if ranks.size == 1:
-        if path is not None:
-            write_tensors(path, tensors)
-        return
-    if dictionary.world.rows.rank > 0:
+    if (file is None) if ranks.size == 1 else dictionary.world.rows.rank > 0:
         return
     wholes = {}
     for name in in_file_order(tensors):
         local = tensors[name]
-        if _is_of_latents(name, dictionary):
+        if ranks.size > 1 and _is_of_latents(name, dictionary):
             wholes[name] = Whole((dictionary.latents, *local.shape[1:]), local.dtype, ranks.to_first(local, sizes))
         else:
             wholes[name] = Whole(tuple(local.shape), local.dtype, iter([local]))
-    if path is not None:
-        write_wholes(path, wholes)
+    if file is not None:
+        write_wholes(file, wholes)
         return
     for whole in wholes.values():
         for _ in whole.pieces:
@@ -217,9 +220,48 @@ def checkpoints(run_folder: Path) -> list[Path]:
     return sorted(p for p in (run_folder / "checkpoints").glob("[0-9]*") if p.is_dir())
 
 
-def save_state(run: Run, state: TrainState, stream: Stream, run_folder: Path, *, keep: int = 1) -> None:
-    """Checkpoint everything that training carries, then drop all but the `keep` newest."""
+class Writer(Background):
+    """Writes checkpoints while training goes on, one at a time, from copies; their memory is kept for the next one."""
+
+    def __init__(self):
+        super().__init__("checkpoint")
+        self._kept: dict[str, dict[str, Tensor]] = {}
+
+    def copies(self, files: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+        """Of the tensors of some files; the next call overwrites them."""
+        self.wait()
+        kept = {(file, name): copy for file, copies in self._kept.items() for name, copy in copies.items()}
+        self._kept = {
+            file: {name: _copied(tensor, kept.get((file, name))) for name, tensor in tensors.items()}
+            for file, tensors in files.items()
+        }
+        return self._kept
+
+
+def _copied(tensor: Tensor, into: Tensor | None) -> Tensor:
+    # Memory that is new to the process takes ten times as long to write to.
+    fits = into is not None and (into.shape, into.dtype) == (tensor.shape, tensor.dtype)
+    copy = into if into is not None and fits else torch.empty_like(tensor, device="cpu")
+    return copy.copy_(tensor.detach())
+
+
+def save_state(
+    run: Run, state: TrainState, stream: Stream, run_folder: Path, *, keep: int = 1, writer: Writer | None = None
+) -> None:
+    """Checkpoint everything that training carries, then drop all but the `keep` newest.
+
+    Args:
+        run: the configuration.
+        state: what is written; it may change as soon as this returns.
+        stream: whose position belongs to it.
+        run_folder: where checkpoints/ are.
+        keep: how many checkpoints.
+        writer: writes while training goes on. Split latents, which ranks send one after the other and none has room for, go to
+            the file at once, and only their way to the disk is left to it. None: all is done on return.
+    """
     path = run_folder / "checkpoints" / f"{state.step:09d}"
+    if writer is not None:
+        writer.wait()
     if path.exists():
         give_state(state)
         return
@@ -230,17 +272,34 @@ def save_state(run: Run, state: TrainState, stream: Stream, run_folder: Path, *,
         "run": config.to_json(run),
         "stream": stream.state_dict(),
     }
+    text = json.dumps(description, indent=2) + "\n"
+    dictionary, folder = state.dictionary, NewFolder(path)
+    files = {STATE: _all_tensors(state), WEIGHTS: dictionary.state_dict()}
+    later = dictionary.world.latents.size == 1
+    if writer is not None and later:
+        files = writer.copies(files)
 
-    def write(folder: Path) -> None:
-        _write_wholes(state.dictionary, _all_tensors(state), folder / STATE)
-        (folder / STATE_CONFIG).write_text(json.dumps(description, indent=2) + "\n")
-        _write_dictionary(state.dictionary, folder, {"step": state.step})
+    def fill() -> None:
+        with folder.filling():
+            _write_wholes(dictionary, files[STATE], folder.file(STATE))
+            folder.file(STATE_CONFIG).write(text.encode())
+            _write_dictionary(dictionary, files[WEIGHTS], folder, {"step": int(path.name)})
 
-    create_folder(path, write)
-    for old in checkpoints(run_folder)[:-keep]:
-        shutil.rmtree(old)
-    for leftover in path.parent.glob(".[0-9]*"):  # of a process killed while it wrote
-        shutil.rmtree(leftover, ignore_errors=True)
+    def finish() -> None:
+        if later:
+            fill()
+        folder.commit()
+        for old in checkpoints(run_folder)[:-keep]:
+            shutil.rmtree(old)
+        for leftover in path.parent.glob(".[0-9]*"):  # of a process killed while it wrote
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    if not later:
+        fill()
+    if writer is None:
+        finish()
+    else:
+        writer.start(finish)
 
 
 def give_state(state: TrainState) -> None:
@@ -256,7 +315,7 @@ def load_state(run: Run, stream: Stream, checkpoint: Path, world: World | None =
     which reads its latents' part.
     """
     description = _read_state(checkpoint)
-    if description["run"] != config.to_json(run):
+    if not _is_of(description["run"], run):
         raise CheckpointError(
             f"{checkpoint} belongs to a run with other settings; resume with the run's own configuration"
         )
@@ -283,6 +342,14 @@ def load_state(run: Run, stream: Stream, checkpoint: Path, world: World | None =
     state.window_loss = tensors["window_loss"].clone()
     state.step = description["step"]
     return state
+
+
+def _is_of(description: Any, run: Run) -> bool:
+    """Whether a described run is this one; settings that were not there yet when it was described have their defaults."""
+    try:
+        return config.to_json(config.from_json(description, config.classes_in(run))) == config.to_json(run)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return False
 
 
 def position(checkpoint: Path) -> dict[str, Any]:

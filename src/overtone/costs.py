@@ -23,7 +23,7 @@ from overtone.losses import Matryoshka, RarestFirst, RareSuffixes, SampledMatryo
 from overtone.method import Method
 from overtone.optimiser import plan as passes_of
 from overtone.parallel import Axis, World
-from overtone.ranks import check_ranks
+from overtone.ranks import check_ranks, goes_by_seen
 from overtone.schedules import resolved
 from overtone.selection import AbsTopK, BatchTopK, TopK
 from overtone.steering import LATENTS_PER_BLOCK, BiasAdaptation
@@ -32,6 +32,8 @@ from overtone.training import SAMPLE_ROWS, Run, begin, step_once
 FLOAT = 4  # bytes
 # Rows and latents of the steps that are measured: enough for the ways of encoding that larger ones take.
 CALIBRATED = ((256, 2048), (256, 6144), (512, 2048), (512, 6144), (1024, 2048), (1024, 6144))
+# Rows, latents and parts, where a step's rows are worked through in parts.
+IN_PARTS = (*((2 * rows, latents, 2) for rows, latents in CALIBRATED[:4]), (1024, 2048, 4), (1024, 6144, 4))
 REPEATED = 5
 # Bytes of the messages that a mesh's speed is measured with.
 MESSAGES = (2**10, 2**22)
@@ -44,29 +46,34 @@ class Share(NamedTuple):
         rows: b, of the batch.
         latents: m.
         batch: B, rows of all ranks.
+        parts: N, that its rows are worked through in.
     """
 
     rows: int
     latents: int
     batch: int
+    parts: int = 1
 
     @classmethod
     def of(cls, run: Run, rows: int, latents: int) -> "Share":
         """The largest share, where ranks share the rows and the latents."""
-        return cls(run.batch // rows, -(-run.latents // latents), run.batch)
+        return cls(run.batch // rows, -(-run.latents // latents), run.batch, run.accumulate)
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds of a step: fixed + per_product · b m + per_latent · m + per_row · b (C1), at one width and L0.
+    """Seconds of a step: fixed · N + per_product · b m + per_latent · m + per_gradient · N m + per_row · b (C1).
+
+    At one width and L0.
 
     Attributes:
-        fixed: of any step.
+        fixed: of any part of a step.
         per_product: of a row and a latent: finding the active ones.
         per_latent: of a latent: the optimiser's pass over its weights.
         per_row: of a row: its entries' codes, decoding and gradients.
         l0: mean number of active latents in the steps that were measured.
         spread: largest relative error over these steps.
+        per_gradient: of a latent: adding a part's gradients to those of the others. 0 where there is one part.
     """
 
     fixed: float
@@ -75,6 +82,7 @@ class Speed:
     per_row: float
     l0: float
     spread: float
+    per_gradient: float = 0.0
 
     def parts(self, share: Share) -> dict[str, float]:
         """Seconds by what takes them."""
@@ -82,8 +90,8 @@ class Speed:
             "finding active latents": self.per_product * share.rows * share.latents,
             "codes, decoding, gradients": self.per_row * share.rows,
             "optimiser": self.per_latent * share.latents,
-            "fixed": self.fixed,
-        }
+            "fixed": self.fixed * share.parts,
+        } | ({"adding up parts": self.per_gradient * share.parts * share.latents} if share.parts > 1 else {})
 
 
 class Message(NamedTuple):
@@ -117,32 +125,43 @@ class Link(NamedTuple):
         return self.latency + message.sent(ranks) / self.bandwidth
 
 
-def calibrate(method: Method, layout: Layout, *, sizes: Sequence[tuple[int, int]] = CALIBRATED) -> Speed:
+def calibrate(
+    method: Method, layout: Layout, *, in_parts: bool = False, sizes: Sequence[tuple[int, int]] = CALIBRATED
+) -> Speed:
     """Measure small steps of a method on rows of this layout, with the threads that this process has.
 
     Where the method decides L0 it is that, else what it starts with. The fastest of a few repetitions counts: others wait for
     other processes.
+
+    Args:
+        method: what is trained.
+        layout: of the rows.
+        in_parts: whether a step's rows are to be worked through in parts, and so are those that are measured.
+        sizes: rows and latents of steps in one piece.
     """
-    measured = [_seconds_of_step(method, layout, rows, latents) for rows, latents in sizes]
-    features = np.array([[1.0, rows * latents, latents, rows] for rows, latents in sizes])
+    steps = [Share(rows, latents, rows, n) for rows, latents, n in (IN_PARTS if in_parts else [(*s, 1) for s in sizes])]
+    measured = [_seconds_of_step(method, layout, step) for step in steps]
+    features = np.array([[s.parts, s.rows * s.latents, s.latents, s.rows, s.parts * s.latents] for s in steps], float)
+    features = features if in_parts else features[:, :-1]
     seconds = np.array([found[0] for found in measured])
     # Relative errors count, and no part can take less than no time.
     scale = np.abs(features).max(0)
-    found, _ = nnls(features / scale / seconds[:, None], np.ones(len(sizes)))
-    fixed, per_product, per_latent, per_row = (found / scale).tolist()
+    found, _ = nnls(features / scale / seconds[:, None], np.ones(len(steps)))
+    fixed, per_product, per_latent, per_row, *per_gradient = (found / scale).tolist()
     errors = features @ (found / scale) / seconds - 1
     l0 = float(np.mean([l0 for _, l0 in measured]))
-    return Speed(fixed, per_product, per_latent, per_row, l0, float(np.abs(errors).max()))
+    return Speed(fixed, per_product, per_latent, per_row, l0, float(np.abs(errors).max()), *per_gradient)
 
 
-def _seconds_of_step(method: Method, layout: Layout, rows: int, latents: int) -> tuple[float, float]:
+def _seconds_of_step(method: Method, layout: Layout, step: Share) -> tuple[float, float]:
     """The fastest of some steps, and their mean L0."""
-    run = Run(method, latents, batch=rows)
+    run = Run(method, step.latents, batch=step.rows, accumulate=step.parts)
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(max(rows, 512), layout.d, generator=generator)
+    x = torch.randn(max(step.rows, 512), layout.d, generator=generator)
     target = x if layout.onto_itself else torch.randn(len(x), layout.d_out, generator=generator)
     state = begin(run, layout, Batch(x, target))
-    batch = Batch(x[:rows], x[:rows] if target is x else target[:rows])
+    rows = x[: step.rows]
+    batch = Batch(rows, rows if target is x else target[: step.rows])
     times = []
     for _ in range(REPEATED + 1):
         start = time.perf_counter()
@@ -192,7 +211,8 @@ def _of_rows(run: Run, layout: Layout, share: Share, l0: float, latents: int) ->
     dense = {"W_dec"} if any(type(term).__name__ in _DENSE for term in _terms(run.method)) else set()
     for weight, of_weight in sums.items():
         width = of_weight[0][1]
-        joined = _by_rows(run, layout) and all(t * share.batch < 2 * share.latents for t, _ in of_weight)
+        few = all(t * share.batch < 2 * share.latents for t, _ in of_weight)
+        joined = few and share.parts == 1 and _by_rows(run, layout)
         if not joined or weight in dense:
             said.append(Message(f"gradient of {weight}", "rows", "sum", FLOAT * share.latents * width))
         if joined:
@@ -253,16 +273,25 @@ def _by_rows(run: Run, layout: Layout) -> bool:
 def memory(run: Run, layout: Layout, rows: int, latents: int, l0: float) -> dict[str, int]:
     """Bytes of one rank at the step's peak, by what they hold, without those of the program itself (C4)."""
     share, method = Share.of(run, rows, latents), run.method
+    at_once = share.rows // share.parts
     tied = method.parametrisation.tied and layout.onto_itself
     matrices = FLOAT * share.latents * (layout.d_out + (0 if tied else layout.d))
     said = [message for message in messages(run, layout, rows, latents, l0) if message.axis == "rows"]
     sparse, groups = _by_rows(run, layout), len(_groups(method, run.latents))
     gradients = sum(m.bytes for m in said if m.what.startswith("gradient of")) if rows > 1 or not sparse else 0
+    if share.parts > 1:  # those of all parts so far, and those of a matrix as one part makes them
+        gradients = 3 * FLOAT * share.latents * layout.d_out
     joined = rows * sum(m.bytes for m in said if m.what.startswith("entries"))
     wide = layout.d + layout.d_out
     in_batch = FLOAT * share.batch * (layout.d if layout.onto_itself else wide)
-    codes = 3 * FLOAT * share.rows * layout.d + (3 + 2 * (groups > 1)) * FLOAT * groups * share.rows * layout.d_out
-    entries = round(96 * share.rows * l0 / latents)
+    codes = 3 * FLOAT * at_once * layout.d + (3 + 2 * (groups > 1)) * FLOAT * groups * at_once * layout.d_out
+    entries = round(96 * at_once * l0 / latents)
+    if (
+        share.parts > 1
+    ):  # normalised rows, and what is kept of the parts' codes: for rules, and while a budget is dealt out
+        codes += FLOAT * share.rows * layout.d
+        kept = 12 * (not all(map(goes_by_seen, method.rules))) + 51 * isinstance(method.select, BatchTopK)
+        entries += round(kept * share.rows * l0 / latents)
     scratch = share.latents * layout.d + 2**24
     return {
         "weights": matrices,
@@ -271,6 +300,8 @@ def memory(run: Run, layout: Layout, rows: int, latents: int, l0: float) -> dict
         "batch": in_batch,
         "codes and reconstructions": codes + entries,
         "search": scratch,
+        # Of latents in parts, checkpoints go to the file at once.
+        "checkpoint": matrices * (3 if method.optimiser == "adam" else 1) if latents == 1 else 0,
     }
 
 
@@ -289,7 +320,7 @@ def memory_at_start(run: Run, layout: Layout, latents: int) -> int:
 
 def program(method: Method, layout: Layout) -> int:
     """Bytes that the program itself takes: what this process holds once it has done a tiny step."""
-    _seconds_of_step(method, Layout.of(16) if layout.onto_itself else layout, 32, CALIBRATED[0][1])
+    _seconds_of_step(method, Layout.of(16) if layout.onto_itself else layout, Share(32, CALIBRATED[0][1], 32))
     return resident()
 
 
@@ -357,7 +388,8 @@ def forecast(
     Raises:
         ValueError: these ranks cannot train that together, or their connection is missing.
     """
-    check_ranks(run.method, run.latents, run.batch, World(Axis(0, rows), Axis(0, latents), Axis(0, rows * latents)))
+    world = World(Axis(0, rows), Axis(0, latents), Axis(0, rows * latents))
+    check_ranks(run.method, run.latents, run.batch, world, run.accumulate)
     said = messages(run, layout, rows, latents, speed.l0)
     seconds = speed.parts(Share.of(run, rows, latents))
     if rows * latents > 1:

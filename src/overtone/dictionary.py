@@ -1,6 +1,6 @@
 """The dictionary: pre-activations, codes and reconstructions. Atoms are rows of `W_dec`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import accumulate, pairwise
 from typing import NamedTuple
@@ -237,7 +237,8 @@ class Dictionary(nn.Module):
 
     def encode_normalised(self, x: Float[Tensor, "*batch d"], norm: Float[Tensor, "*batch 1"]) -> Codes:
         """Codes of rows that `normalise` has already scaled; each row is coded alone."""
-        return self._codes(self._alone(), x, norm)
+        encoded = self._alone()(x.reshape(-1, self.d), *self._encoder(), **self._own_weights())
+        return self._codes(encoded, x, norm)
 
     def _alone(self) -> Callable[..., Encoded]:
         if fits(self.select, RankedSelection):
@@ -247,17 +248,28 @@ class Dictionary(nn.Module):
     def encode_batch(self, x: Float[Tensor, "batch d"], norm: Float[Tensor, "batch 1"]) -> Codes:
         """`encode_normalised` for training: a selection that codes a batch otherwise than rows alone does so here.
 
-        Of a batch that the ranks of `world` have parts of, `x` is this one's; `Codes.seen` are statistics of all of it.
+        Of a batch that the ranks of `world` have parts of, `x` and `Codes.seen` are of this one's rows.
         """
-        encode = self.select.encode_batch if fits(self.select, BatchSelection) else self._alone()
-        if fits(self.select, SharedSelection):
-            encode = partial(self.select.encode_shared, world=self.world)
-        codes = self._codes(encode, x, norm)
-        return codes._replace(x=x, seen=firing.of_all(codes.seen, self.world.rows))
+        return next(self.encode_parts(x, norm, 1))
 
-    def _codes(self, encode: Callable[..., Encoded], x: Tensor, norm: Tensor) -> Codes:
-        own = {name: getattr(self, name) for name in self.own_weights}
-        encoded = encode(x.reshape(-1, self.d), self.W_enc, self.b_enc, self.reading_centre, **own)
+    def encode_parts(self, x: Float[Tensor, "batch d"], norm: Float[Tensor, "batch 1"], parts: int) -> Iterator[Codes]:
+        """`encode_batch` of so many equal parts of the rows, one after the other as they are asked for."""
+        pieces = x.split(len(x) // parts)
+        if fits(self.select, SharedSelection):
+            encoded = self.select.encode_shared(pieces, *self._encoder(), world=self.world, **self._own_weights())
+        else:
+            encode = self.select.encode_batch if fits(self.select, BatchSelection) else self._alone()
+            encoded = (encode(piece, *self._encoder(), **self._own_weights()) for piece in pieces)
+        for piece, its_norm, one in zip(pieces, norm.split(len(x) // parts), encoded, strict=True):
+            yield self._codes(one, piece, its_norm)._replace(x=piece)
+
+    def _encoder(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.W_enc, self.b_enc, self.reading_centre
+
+    def _own_weights(self) -> dict[str, Tensor]:
+        return {name: getattr(self, name) for name in self.own_weights}
+
+    def _codes(self, encoded: Encoded, x: Tensor, norm: Tensor) -> Codes:
         return Codes(encoded.codes, norm, firing.observe(encoded), encoded.gate, skip=self._linear_path(x))
 
     @property

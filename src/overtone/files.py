@@ -6,6 +6,8 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,24 +65,58 @@ def replace_text(path: Path, text: str) -> None:
     replace_file(path, write)
 
 
+class NewFolder:
+    """A folder that is filled under a temporary name beside `path`, which must not exist, and renamed there by `commit`.
+
+    What is written may first be in memory of the system. `commit` sees to it that it is on the disk, and closes the files, for
+    which network file systems take as long; it may do so in another thread.
+    """
+
+    def __init__(self, path: Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # mkdtemp makes private folders; this one should follow the user's umask like any other. The mask is that of all threads,
+        # so it is asked here and not where others run.
+        self._mode = os.umask(0)
+        os.umask(self._mode)
+        self.path, self.temporary = path, Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        self._files: list[FileIO] = []
+
+    def file(self, name: str) -> FileIO:
+        """A new file in it, to be written and left open."""
+        file = (self.temporary / name).open("wb", buffering=0)
+        self._files.append(file)
+        return file
+
+    @contextmanager
+    def filling(self) -> Iterator[None]:
+        """Within, whatever goes wrong leaves nothing behind."""
+        try:
+            yield
+        except BaseException:
+            for file in self._files:
+                file.close()
+            shutil.rmtree(self.temporary, ignore_errors=True)
+            raise
+
+    def commit(self) -> None:
+        """Put it on the disk, whole, and in its place."""
+        with self.filling():
+            for file in self._files:
+                file.close()
+            for written in self.temporary.iterdir():
+                _sync(written)
+            _sync(self.temporary)
+            self.temporary.chmod(0o777 & ~self._mode)
+            self.temporary.rename(self.path)
+        _sync(self.path.parent)
+
+
 def create_folder(path: Path, write: Callable[[Path], None]) -> None:
     """Fill a folder under a temporary name beside `path` and rename it there; `path` must not exist."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        write(temporary)
-        for file in temporary.iterdir():
-            _sync(file)
-        _sync(temporary)
-        # mkdtemp makes private folders; this one should follow the user's umask like any other.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o777 & ~umask)
-        temporary.rename(path)
-        _sync(path.parent)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    folder = NewFolder(path)
+    with folder.filling():
+        write(folder.temporary)
+    folder.commit()
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
@@ -110,7 +146,7 @@ def in_file_order(tensors: Mapping[str, Tensor]) -> list[str]:
     return sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
 
 
-def write_wholes(path: Path, tensors: Mapping[str, Whole]) -> None:
+def write_wholes(file: FileIO, tensors: Mapping[str, Whole]) -> None:
     """Write a safetensors file whose tensors come in pieces, one tensor after the other, as `in_file_order` has them."""
     header, end = {}, 0
     for name, whole in tensors.items():
@@ -119,13 +155,20 @@ def write_wholes(path: Path, tensors: Mapping[str, Whole]) -> None:
     words = json.dumps(header).encode()
     words += b" " * (-len(words) % 8)
     try:
-        with path.open("wb") as file:
-            file.write(len(words).to_bytes(8, "little") + words)
-            for whole in tensors.values():
-                for piece in whole.pieces:
-                    file.write(piece.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        _write(file, len(words).to_bytes(8, "little") + words)
+        for whole in tensors.values():
+            for piece in whole.pieces:
+                _write(file, piece.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     except OSError as error:
-        raise OSError(f"cannot write {path.parent}: {error}; free some space, or choose another place") from error
+        where = Path(file.name).parent
+        raise OSError(f"cannot write {where}: {error}; free some space, or choose another place") from error
+
+
+def _write(file: FileIO, data: bytes | memoryview) -> None:
+    """All of it: an unbuffered file may take less at a time."""
+    left = memoryview(data)
+    while len(left):
+        left = left[file.write(left) :]
 
 
 def _sync(path: Path) -> None:

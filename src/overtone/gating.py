@@ -1,6 +1,7 @@
 """Selections whose gate has weights of its own. Each is a frozen value; `selection.py` has those that need none."""
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -52,33 +53,23 @@ class ThresholdJumpReLU:
         """Codes of rows alone: entries above θ and no others. θ gets no gradient."""
         return _above(x, W_enc, b_enc, centre, log_threshold.detach().exp())
 
-    def encode_batch(
-        self,
-        x: Float[Tensor, "batch d"],
-        W_enc: Float[Tensor, "latents d"],
-        b_enc: Float[Tensor, " latents"],
-        centre: Float[Tensor, " d"],
-        *,
-        log_threshold: Float[Tensor, " latents"],
-    ) -> Encoded:
-        """Codes of a training batch, with the entries that θ learns from."""
-        return self.encode_shared(x, W_enc, b_enc, centre, world=World(), log_threshold=log_threshold)
-
     def encode_shared(
         self,
-        x: Float[Tensor, "batch d"],
+        parts: Sequence[Tensor],
         W_enc: Float[Tensor, "latents d"],
         b_enc: Float[Tensor, " latents"],
         centre: Float[Tensor, " d"],
         *,
         world: World,
         log_threshold: Float[Tensor, " latents"],
-    ) -> Encoded:
-        """`encode_batch`: each row is coded alone, whoever has the others."""
-        threshold, half = log_threshold.exp(), self.bandwidth / 2
-        near = ops.encode_threshold(x, W_enc, b_enc - threshold.detach() + half, centre=centre).codes
-        z, opened = _Jump.apply(near.values, near.at(threshold), half)  # pyright: ignore[reportGeneralTypeIssues]
-        return _encoded(near.with_values(z), gate=near.with_values(opened))
+    ) -> Iterator[Encoded]:
+        """Codes of a training batch, with the entries that θ learns from; each row alone, whoever has the others."""
+        half = self.bandwidth / 2
+        for x in parts:
+            threshold = log_threshold.exp()
+            near = ops.encode_threshold(x, W_enc, b_enc - threshold.detach() + half, centre=centre).codes
+            z, opened = _Jump.apply(near.values, near.at(threshold), half)  # pyright: ignore[reportGeneralTypeIssues]
+            yield _encoded(near.with_values(z), gate=near.with_values(opened))
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from overtone.spectrum import Spectrum, group_sizes
 class LossTerm(Protocol):
     """One summand of the objective, a mean over the rows of the batch.
 
-    Where ranks share a batch, a term sees this one's rows, and its mean over the ranks is the whole term. One that is no mean
-    over rows, but a function of such means, takes them through `dictionary.world.rows.mean`.
+    Where ranks share a batch, or a process works through it in parts, a term sees some of the rows, and its mean over all is the
+    whole term. One that is no mean over rows, but a function of such means, takes them through `dictionary.world.rows.mean`.
     """
 
     def __call__(self, dictionary: Dictionary, codes: Codes, target: Float[Tensor, "batch d"]) -> Float[Tensor, ""]:

@@ -1,4 +1,4 @@
-"""Which methods ranks can train together, and a rank's part of a batch. `parallel` has what ranks say to each other."""
+"""Which methods can train with a batch dealt out: to ranks, or in parts. `parallel` has what ranks say to each other."""
 
 from typing import Any
 
@@ -22,6 +22,7 @@ from overtone.revival import CountIdle
 from overtone.rules import (
     AtomsNearStart,
     CentreAtMean,
+    Rule,
     TangentGradient,
     ThresholdEMA,
     UnitEncoder,
@@ -52,11 +53,23 @@ SPLIT: tuple[type, ...] = (
     *(BiasAdaptation, Release, FixedBias, ThresholdEMA, CountIdle),
 )
 
+# Rules that ask nothing of a step's codes but how often latents fired, and their peaks.
+BY_SEEN: tuple[type, ...] = (
+    *(UnitNorm, UnitEncoder, TangentGradient, AtomsNearStart, CentreAtMean, WhitenedEncoder),
+    *(BiasAdaptation, Release, FixedBias, CountIdle),
+)
 
-def check_ranks(method: Method, latents: int, batch: int, world: World) -> None:
-    """Raise a ValueError where these ranks cannot train a dictionary by this method together."""
+
+def goes_by_seen(rule: Rule) -> bool:
+    """Whether a rule looks at `Codes.seen` alone, so that codes of a batch in parts need not be kept for it."""
+    return type(rule) in BY_SEEN
+
+
+def check_ranks(method: Method, latents: int, batch: int, world: World, accumulate: int = 1) -> None:
+    """Raise a ValueError where ranks cannot train a dictionary by this method together, each in so many parts of its rows."""
     losses = [resolved(term, 1, 1) for term in method.losses]
     _check_rows(method, losses, batch, world.rows.size)
+    _check_parts(method, losses, batch // world.rows.size, accumulate)
     if world.latents.size == 1:
         return
     if latents < world.latents.size:
@@ -87,6 +100,27 @@ def _check_rows(method: Method, losses: list[Any], batch: int, ranks: int) -> No
         raise ValueError(
             f"{method.select} codes a batch together and does not say how {ranks} ranks do that; give it encode_shared "
             "(overtone.selection.SharedSelection), or train it in one process"
+        )
+
+
+def _check_parts(method: Method, losses: list[Any], rows: int, parts: int) -> None:
+    if parts == 1:
+        return
+    if rows % parts:
+        raise ValueError(
+            f"{rows} rows, what a process has of every batch, cannot be worked through in accumulate={parts} equal parts; take a "
+            f"divisor of {rows}, or another batch"
+        )
+    asks_text = [term for term in losses if fits(term, OfBatch)]
+    if asks_text:
+        raise ValueError(
+            f"method {method.name!r} has the loss {type(asks_text[0]).__name__}, which asks the model about whole texts, and "
+            f"accumulate={parts} would cut them; take accumulate=1 and a smaller batch"
+        )
+    if fits(method.select, BatchSelection) and not fits(method.select, SharedSelection):
+        raise ValueError(
+            f"{method.select} codes a batch together and does not say how it does so in accumulate={parts} parts; give it "
+            "encode_shared (overtone.selection.SharedSelection), or take accumulate=1 and a smaller batch"
         )
 
 

@@ -27,7 +27,8 @@ class Rule(Protocol):
         """Act on the dictionary in place and return the new state. `codes` are those of this step's rows.
 
         Where ranks share a batch, `codes.seen` are statistics of all of it, the rest is of this one's rows; what is done to the
-        dictionary has to be the same on all (`dictionary.world`).
+        dictionary has to be the same on all (`dictionary.world`). Where rows are worked through in parts, codes are those of all
+        parts, without gate and skip.
         """
         ...
 

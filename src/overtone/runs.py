@@ -5,6 +5,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ class RunFolder:
 
     def __init__(self, path: Path, run: Run, data: dict[str, Any]):
         self.path, self.run, self.data = path, run, data
+        self.writer = checkpoint.Writer()
 
     @classmethod
     def create(cls, path: str | Path, run: Run, data: dict[str, Any] | None = None) -> "RunFolder":
@@ -118,11 +120,12 @@ class RunFolder:
             file.write(json.dumps(record._asdict()) + "\n")
 
     def keep(self, state: TrainState, stream: Stream) -> None:
-        """Write a checkpoint."""
-        checkpoint.save_state(self.run, state, stream, self.path)
+        """Write a checkpoint, in the background: `writer` has to be waited for at last."""
+        checkpoint.save_state(self.run, state, stream, self.path, writer=self.writer)
 
     def finish(self, dictionary: Dictionary) -> None:
         """Write the trained dictionary."""
+        self.writer.wait()
         checkpoint.save(dictionary, self.path / DICTIONARY, {"run": self.run, "data": self.data})
 
 
@@ -197,27 +200,32 @@ def execute_together(
         members[i][1].load_state_dict(checkpoint.position(newest[-1]) if newest else begin[i])
     world.wait()  # before the first one writes, all have read
     going = {i: _steps(*members[i], states[i]) for i in left}
-    for number in count(states[first].step):
-        for i in list(going):
-            folder, stream = members[i]
-            if states[i].step > number:
-                next(stream)
-                continue
-            try:
-                record = next(going[i])
-            except StopIteration:
-                folder.finish(states[i].dictionary)
-                del going[i]
-                continue
-            if record is not None:
-                folder.append(record)
-                yield i, record
-        if not going:
-            return
+    with ExitStack() as at_last:
+        for i in left:
+            at_last.callback(members[i][0].writer.wait)
+        for number in count(states[first].step):
+            for i in list(going):
+                folder, stream = members[i]
+                if states[i].step > number:
+                    next(stream)
+                    continue
+                try:
+                    record = next(going[i])
+                except StopIteration:
+                    folder.finish(states[i].dictionary)
+                    del going[i]
+                    continue
+                if record is not None:
+                    folder.append(record)
+                    yield i, record
+            if not going:
+                return
 
 
 def _steps(folder: RunFolder, stream: Stream, state: TrainState) -> Iterator[Record | None]:
-    return steps(folder.run, stream, state, checkpoint=lambda s: folder.keep(s, stream))
+    for record in steps(folder.run, stream, state, checkpoint=lambda s: folder.keep(s, stream)):
+        folder.writer.check()
+        yield record
 
 
 def fit(

@@ -6,6 +6,7 @@ pre-activations, as a new one may be, hands it to `ops.encode_with`.
 """
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -34,7 +35,7 @@ class Weight(NamedTuple):
 
 @runtime_checkable
 class Selection(Protocol):
-    """From rows and encoder weights to sparse codes. `BatchSelection` and `WeightedSelection` say what one may do besides."""
+    """From rows and encoder weights to sparse codes. The protocols below say what one may do besides."""
 
     def encode(
         self,
@@ -85,20 +86,24 @@ class RankedSelection(Selection, Protocol):
 
 
 @runtime_checkable
-class SharedSelection(BatchSelection, Protocol):
-    """A selection that codes a training batch of which every rank has a part as one process codes the whole."""
+class SharedSelection(Selection, Protocol):
+    """A selection of training batches that are not in one place: every rank has some of the rows, in parts."""
 
     def encode_shared(
         self,
-        x: Float[Tensor, "batch d"],
+        parts: Sequence[Tensor],
         W_enc: Float[Tensor, "latents d"],
         b_enc: Float[Tensor, " latents"],
         centre: Float[Tensor, " d"],
         *args: Any,
         world: World,
         **own: Any,
-    ) -> Encoded:
-        """Codes of this rank's rows of a training batch, over its latents."""
+    ) -> Iterator[Encoded]:
+        """Codes of one part after the other of this rank's rows of a training batch, over its latents.
+
+        They are those that one process gives the whole batch at once. Whoever asks learns from a part before asking for the
+        next, so that what codes need for their gradients is not there for all rows.
+        """
         ...
 
 
@@ -328,30 +333,18 @@ class BatchTopK(_Budget):
         """What rows alone are compared with; a rule learns it."""
         return {"threshold": Weight(torch.zeros(()), trained=False)}
 
-    def encode_batch(
-        self,
-        x: Float[Tensor, "batch d"],
-        W_enc: Float[Tensor, "latents d"],
-        b_enc: Float[Tensor, " latents"],
-        centre: Float[Tensor, " d"],
-        *,
-        threshold: Float[Tensor, ""],
-    ) -> Encoded:
-        """Codes of a training batch, which needs no threshold."""
-        return ops.encode_batch_topk(x, W_enc, b_enc, self.k, centre=centre)
-
     def encode_shared(
         self,
-        x: Float[Tensor, "batch d"],
+        parts: Sequence[Tensor],
         W_enc: Float[Tensor, "latents d"],
         b_enc: Float[Tensor, " latents"],
         centre: Float[Tensor, " d"],
         *,
         world: World,
         threshold: Float[Tensor, ""],
-    ) -> Encoded:
-        """Codes of this rank's rows over its latents: the budget is that of all ranks."""
-        return ops.encode_batch_topk(x, W_enc, b_enc, self.k, centre=centre, world=world)
+    ) -> Iterator[Encoded]:
+        """Codes of a training batch, which needs no threshold: the budget is that of all parts of all ranks."""
+        return ops.encode_batch_topk_in_parts(parts, W_enc, b_enc, self.k, centre=centre, world=world)
 
     def encode(
         self,

@@ -10,19 +10,20 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from overtone import firing, ops
+from overtone import firing
 from overtone.data.stream import Batch, Stream
 from overtone.dictionary import Dictionary
 from overtone.firing import FiringStats
+from overtone.gradients import learn
 from overtone.layout import Layout
-from overtone.losses import OfBatch, total
+from overtone.losses import OfBatch
 from overtone.method import Method
 from overtone.methods import gba
 from overtone.metrics.reconstruction import accumulate
 from overtone.optimiser import add_up_gradients, make_optimiser, plan, update_rows
 from overtone.parallel import World
 from overtone.protocols import fits
-from overtone.ranks import check_ranks, part_of
+from overtone.ranks import check_ranks, goes_by_seen, part_of
 from overtone.rules import GradientRule, Resampling, RuleState, TimedRule
 from overtone.schedules import resolved
 
@@ -39,6 +40,8 @@ class Run:
         latents: dictionary width M.
         steps: optimiser steps.
         batch: rows per step.
+        accumulate: parts that a step's rows are worked through in, their gradients added up: memory is that of one part, and
+            the result that of one piece.
         lr: learning rate; None: the method's own.
         warmup: share of the steps over which the learning rate rises linearly from 0.
         decay: share of the steps, at the end, over which it falls linearly to 0.
@@ -51,6 +54,7 @@ class Run:
     latents: int = 4096
     steps: int = 3000
     batch: int = 512
+    accumulate: int = 1
     lr: float | None = None
     warmup: float = 0.0
     decay: float = 0.2
@@ -59,7 +63,7 @@ class Run:
     checkpoint_every: int = 500
 
     def __post_init__(self):
-        for name in ("latents", "steps", "batch", "log_every", "checkpoint_every"):
+        for name in ("latents", "steps", "batch", "accumulate", "log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         self.method.check(self.latents)
@@ -137,7 +141,7 @@ def start(run: Run, stream: Stream, world: World | None = None) -> TrainState:
 def begin(run: Run, layout: Layout, sample: Batch, world: World | None = None) -> TrainState:
     """A state before the first step, from a sample of the rows to come."""
     method, world = run.method, world or World()
-    check_ranks(method, run.latents, run.batch, world)
+    check_ranks(method, run.latents, run.batch, world, run.accumulate)
     dictionary = Dictionary(layout, run.latents, method.select, method.parametrisation, seed=run.seed, world=world)
     dictionary.measure_sites(sample.x, sample.target)
     normalised, _ = dictionary.normalise(sample.x)
@@ -150,19 +154,14 @@ def step_once(run: Run, state: TrainState, batch: Batch) -> None:
     """One optimiser step and the after-step rules, in place; of a batch that is the same on all ranks, each takes its part."""
     dictionary, ranks = state.dictionary, state.dictionary.world.rows
     batch = part_of(batch, ranks)
-    normalised, norm = dictionary.normalise(batch.x)
     terms = [resolved(term, state.step + 1, run.steps) for term in run.method.losses]
     terms = tuple(term.of_batch(batch) if fits(term, OfBatch) else term for term in terms)
     by_row = plan(run.method, dictionary)
-    with ops.deferring(*(one.weight for one in by_row.passes)) as sums:
-        codes = dictionary.encode_batch(normalised, norm)
-        onto_itself = batch.target is batch.x and dictionary.layout.onto_itself
-        wanted = normalised if onto_itself else dictionary.unexplained(batch.target, codes)
-        loss = total(terms, dictionary, codes, wanted)
-        dictionary.zero_grad()
-        (loss / ranks.size).backward()
+    all_codes = not all(map(goes_by_seen, run.method.rules))
+    deferred = [one.weight for one in by_row.passes]
+    loss, codes, sums = learn(terms, dictionary, batch, deferred, parts=run.accumulate, all_codes=all_codes)
     sums = add_up_gradients(dictionary, by_row, sums)
-    state.window_loss += ranks.mean(loss.detach())
+    state.window_loss += ranks.mean(loss)
     state.step += 1
     for group in state.optimiser.param_groups:
         group["lr"] = run.lr_at(state.step)

@@ -28,8 +28,10 @@ SHORT = ("--steps", 30, "--batch", 64, "--latents", 24, "--method", "gba(groups=
 
 
 def test_train_evaluate_and_load(call, activations: Path, rows: torch.Tensor, tmp_path: Path):
-    status, out, _ = call("train", "--activations", activations, *SHORT, "--out", "run", "--json", "t.json")
+    words = ("train", "--activations", activations, *SHORT, "--accumulate", 2)
+    status, out, _ = call(*words, "--out", "run", "--json", "t.json")
     assert status == 0 and "explained variance" in out
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["run"]["accumulate"] == 2
     (trained,) = json.loads((tmp_path / "t.json").read_text())["runs"]
     status, _, _ = call("evaluate", "run", "--json", "e.json")
     assert status == 0

@@ -68,10 +68,10 @@ def test_the_bottleneck_is_named():
 def test_the_command_plans(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     from overtone.cli.plan import plan
 
-    options = {"ranks": 4, "split_latents": 2, "latency_us": 50.0, "gbit": 10.0, "memory_gib": 0.001}
+    options = {"ranks": 4, "accumulate": 2, "split_latents": 2, "latency_us": 50.0, "gbit": 10.0, "memory_gib": 0.001}
     plan(16, method="topk", l0=4, latents=4096, batch=256, tokens=10_000, json=tmp_path / "plan.json", **options)
     shown = " ".join(capsys.readouterr().out.split())
-    assert "topk-4: 4,096 latents, batches of 256, L0 4.0, 2 × 2 ranks" in shown
+    assert "topk-4: 4,096 latents, batches of 256 in 2 parts, L0 4.0, 2 × 2 ranks" in shown
     assert "40 steps, 10,240 tokens" in shown and "does not fit into 0.001 GiB" in shown
     found = json.loads((tmp_path / "plan.json").read_text())
     assert found["step_seconds"] == pytest.approx(sum(found["seconds"].values())) and found["spread"] < 1

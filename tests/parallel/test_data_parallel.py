@@ -32,6 +32,15 @@ def test_two_ranks_train_what_one_process_does(size: str, ranks: Ranks):
             assert all(torch.equal(ours[key], theirs[key]) for key in ours), f"{name}: ranks have drifted apart"
 
 
+def test_ranks_that_work_through_their_rows_in_parts(ranks: Ranks):
+    names = ["gba", "batch-topk", "normalised"]
+    alone = trained(World(), names, {})
+    for size, latents in ((2, 1), (4, 2)):
+        for rank in ranks(size, trained, names, {"accumulate": 3}, latents=latents):
+            for name, one in alone.items():
+                same_training(rank[name], one, name)
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_selections_and_frequencies_are_identical(size: str, ranks: Ranks):
     alone, parts = coded(World(), NAMES, SIZES[size]), ranks(2, coded, NAMES, SIZES[size])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, distributed
 
 import overtone as ot
-from overtone import ops
+from overtone import firing, ops
 from overtone.cli.rows import existing_runs, rows_of
 from overtone.methods import with_frequency_control
 from overtone.parallel import Axis, World
@@ -151,7 +151,8 @@ def _coded(world: World, run: ot.Run) -> Coded:
     normalised = dictionary.normalise(part.x)
     codes, alone = dictionary.encode_batch(*normalised), dictionary.encode_normalised(*normalised)
     z, z_alone = (dictionary.whole(c.z.detach().T.contiguous()).T for c in (codes, alone))
-    return Coded(z, z_alone, dictionary.whole(codes.seen.fired), dictionary.whole(codes.seen.peak))
+    seen = firing.of_all(codes.seen, world.rows)
+    return Coded(z, z_alone, dictionary.whole(seen.fired), dictionary.whole(seen.peak))
 
 
 def batch_topk(world: World, pre: Tensor, k: int, implementation: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -159,7 +160,7 @@ def batch_topk(world: World, pre: Tensor, k: int, implementation: str) -> tuple[
     module = {"cpu": ops.cpu, "reference": ops.reference}[implementation]
     part, own = world.rows.part(len(pre)), world.latents.part(pre.shape[1])
     x, eye = pre[part], torch.eye(pre.shape[1])[own]
-    codes = module.encode_batch_topk(x, eye, torch.zeros(len(eye)), k, world=world).codes
+    codes = next(module.encode_batch_topk_in_parts([x], eye, torch.zeros(len(eye)), k, world=world)).codes
     return codes.rows + part.start, codes.latents + own.start, codes.values
 
 

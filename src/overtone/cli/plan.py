@@ -33,6 +33,7 @@ def plan(
     steps: int = 3000,
     ranks: int = 1,
     split_latents: int = 1,
+    accumulate: int = 1,
     memory_gib: float | None = None,
     latency_us: float | None = None,
     gbit: float | None = None,
@@ -55,6 +56,7 @@ def plan(
         steps: steps of the run.
         ranks: how many processes train together; torchrun says it itself.
         split_latents: over how many of them the latents are split; the others share the rows of a batch.
+        accumulate: parts that a step's rows are worked through in, as for `overtone train`.
         memory_gib: what a rank has; will it fit?
         latency_us, gbit: of the ranks' connection, in microseconds and gigabits per second.
         json: write the results to this file.
@@ -66,18 +68,18 @@ def plan(
     layout = Layout((Block("", d),))
     if d_out is not None:
         chosen, layout = transcoder(chosen), Layout((Block("", d),), (Block("target", d_out),))
-    run = Run(chosen, latents, steps if tokens is None else -(-tokens // batch), batch)
+    run = Run(chosen, latents, steps if tokens is None else -(-tokens // batch), batch, accumulate)
     with together(split_latents if launched() > 1 else 1) as world:
         size = world.size if world.size > 1 else ranks
         if split_latents < 1 or size % split_latents:
             raise ValueError(f"--split-latents {split_latents} does not divide {size} ranks; give a divisor of {size}")
         of_rows = size // split_latents
-        check_ranks(chosen, latents, batch, World(Axis(0, of_rows), Axis(0, split_latents), Axis(0, size)))
+        axes = World(Axis(0, of_rows), Axis(0, split_latents), Axis(0, size))
+        check_ranks(chosen, latents, batch, axes, accumulate)
         held = program(chosen, layout)
         link = link_of(world, size, latency_us, gbit)
-        found = forecast(
-            run, layout, calibrate(chosen, layout), rows=of_rows, latents=split_latents, link=link, program=held
-        )
+        speed = calibrate(chosen, layout, in_parts=accumulate > 1)
+        found = forecast(run, layout, speed, rows=of_rows, latents=split_latents, link=link, program=held)
         if world.first:
             show(run, found, of_rows, split_latents, link, memory_gib)
             write_json(json, described(run, found, of_rows, split_latents, link))
@@ -109,7 +111,9 @@ def _measure(rank: int, place: str, found: str) -> None:
 def show(run: Run, found: Forecast, rows: int, latents: int, link: Link | None, memory_gib: float | None) -> None:
     """Print what a run will take."""
     mesh_name = "one process" if rows * latents == 1 else f"{rows} × {latents} ranks (rows × latents)"
-    title = f"{run.method.name}: {run.latents:,} latents, batches of {run.batch:,}, L0 {found.l0:.1f}, {mesh_name}"
+    in_parts = f" in {run.accumulate} parts" if run.accumulate > 1 else ""
+    size = f"{run.latents:,} latents, batches of {run.batch:,}{in_parts}"
+    title = f"{run.method.name}: {size}, L0 {found.l0:.1f}, {mesh_name}"
     table = Table(title=title, title_justify="left")
     for column in ("a step's time", "ms", "a rank's memory", "MiB"):
         table.add_column(column, justify="right" if column in ("ms", "MiB") else "left")
@@ -144,6 +148,7 @@ def described(run: Run, found: Forecast, rows: int, latents: int, link: Link | N
     return {
         "method": run.method.name,
         "mesh": {"rows": rows, "latents": latents},
+        "accumulate": run.accumulate,
         "step_seconds": found.step,
         "peak_bytes": found.peak,
         "seconds": found.seconds,

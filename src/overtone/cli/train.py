@@ -43,6 +43,7 @@ def train(
     text_field: str | None = None,
     steps: int = 3000,
     batch: int = 512,
+    accumulate: int = 1,
     lr: float | None = None,
     warmup: float = 0.0,
     decay: float = 0.2,
@@ -87,6 +88,7 @@ def train(
         text_field: the key of the text in JSON and Hub data.
         steps: training steps.
         batch: tokens per step.
+        accumulate: parts that a step's tokens are worked through in, so that memory is that of one part; the result is the same.
         lr: learning rate (default: the method's own).
         warmup: share of the steps over which the learning rate rises.
         decay: share of the steps, at the end, over which it falls to 0.
@@ -114,7 +116,8 @@ def train(
             wanted = wanted._replace(memory_mib=memory_mib, buffer_rows=buffer_rows)
             specs = [spec for text in method for spec in parse(text).at(l0).specs]
             check_sites(wanted.sites, wanted.target, skip, crosscoder)
-            schedule = {"lr": lr, "warmup": warmup, "decay": decay, "seed": seed, "checkpoint_every": checkpoint_every}
+            schedule = {"lr": lr, "warmup": warmup, "decay": decay}
+            settings = {"accumulate": accumulate, "seed": seed, "checkpoint_every": checkpoint_every} | schedule
             if world.size > 1 and out is None:
                 raise ValueError("--out missing: ranks that are started again have to find the run; give --out FOLDER")
 
@@ -126,8 +129,8 @@ def train(
                         if wanted.target is not None:
                             chosen = transcoder(chosen, skip=skip)
                         for width in latents or (expansion * max(widths[name] for name in group),):
-                            run = Run(chosen, width, steps, batch, **schedule)
-                            check_ranks(chosen, width, batch, world)
+                            run = Run(chosen, width, steps, batch, **settings)
+                            check_ranks(chosen, width, batch, world, accumulate)
                             name = f"{'+'.join(group)}-{spec.slug}-{width}".replace("/", "_").lstrip("-")
                             members.append(Member(name, run, group if crosscoder else group[0], wanted.target))
                 return [members[0]._replace(name="")] if len(members) == 1 else members

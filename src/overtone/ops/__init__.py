@@ -5,7 +5,7 @@ nobody else's business. `reference` says what they compute. The same call with t
 and nothing returned is ever overwritten, though large buffers are recycled (overtone.ops.memory).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from importlib.util import find_spec
 from types import ModuleType
@@ -38,6 +38,7 @@ __all__ = [
     "deferring",
     "encode_abs_topk",
     "encode_batch_topk",
+    "encode_batch_topk_in_parts",
     "encode_group_max",
     "encode_pursuit",
     "encode_threshold",
@@ -119,7 +120,6 @@ def encode_batch_topk(
     k: int,
     *,
     centre: Float[Tensor, " d"] | None = None,
-    world: World | None = None,
 ) -> Encoded:
     """Codes max(y, 0) of the k · batch largest y = W_enc (x − centre) + b_enc of the whole batch (BatchTopK).
 
@@ -129,18 +129,42 @@ def encode_batch_topk(
     Args:
         x, W_enc, b_enc, centre: as in `encode_threshold`.
         k: mean number of active latents.
-        world: ranks that share the rows of the batch, each with as many, or the latents: x and W_enc are this one's, and so are
-            the codes. Of entries that are equal, that of the earlier rank wins.
 
     Raises:
         ValueError: k not in 1 … latents, or no rows.
     """
     _check_rows(x)
-    if world is None:
-        _check_k(k, W_enc)
-    return _cpu_or_reference(x, W_enc, b_enc).encode_batch_topk(
-        x, W_enc, b_enc, k, centre=centre, world=world or World()
-    )
+    _check_k(k, W_enc)
+    return _cpu_or_reference(x, W_enc, b_enc).encode_batch_topk(x, W_enc, b_enc, k, centre=centre)
+
+
+def encode_batch_topk_in_parts(
+    parts: Sequence[Tensor],
+    W_enc: Float[Tensor, "latents d"],
+    b_enc: Float[Tensor, " latents"],
+    k: int,
+    *,
+    centre: Float[Tensor, " d"] | None = None,
+    world: World,
+) -> Iterator[Encoded]:
+    """`encode_batch_topk` of a batch in parts: codes of one after the other, as they are asked for.
+
+    All parts are looked at before the first has codes. What is kept of the others meanwhile is which entries are active, 44 bytes
+    for each; on the GPU it is what one part would take, times the parts.
+
+    Args:
+        parts: rows, in order.
+        W_enc, b_enc, k, centre: as in `encode_batch_topk`.
+        world: ranks that share the rows of the batch, each with as many, or the latents: parts and W_enc are this one's, and so
+            are the codes. Of entries that are equal, that of the earlier rank wins.
+
+    Raises:
+        ValueError: no rows.
+    """
+    for x in parts:
+        _check_rows(x)
+    run = _cpu_or_reference(*parts, W_enc, b_enc).encode_batch_topk_in_parts
+    return run(parts, W_enc, b_enc, k, centre=centre, world=world)
 
 
 def encode_abs_topk(

@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +21,7 @@ from overtone.parallel import World
 
 # A piece of pre-activations stays in cache (8 MiB) unless that makes it so short that streaming the weights dominates.
 _PIECE, _PIECE_ROWS = 2**21, 256
-# How many more entries than its share a rank looks for, lest another's be fewer.
+# How many more entries than its share a part looks for, lest another's be fewer.
 _SPARE = 1.15
 
 
@@ -192,24 +193,36 @@ def largest_entries(x: Tensor, W_enc: Tensor, b_enc: Tensor, rule: Rule) -> Entr
 
 
 @torch.no_grad()
-def largest_entries_of_ranks(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int, world: World) -> Entries:
-    """The active entries of this rank's rows and latents, in their order: those among the k · batch largest of all ranks'.
+def shifted_by(x: Tensor, centre: Tensor | None) -> Tensor:
+    """Rows less the centre, in recycled memory."""
+    return x if centre is None else torch.sub(x, centre, out=lend(*x.shape))
+
+
+@torch.no_grad()
+def largest_entries_of_parts(
+    parts: Sequence[Tensor], W_enc: Tensor, b_enc: Tensor, centre: Tensor | None, k: int, world: World
+) -> list[Entries]:
+    """The active entries of each part of this rank's rows, over its latents: those among the k · batch largest of all ranks'.
 
     Every rank has an equal share of entries that reach its own smallest of them, so the wanted ones all reach the smallest of
-    these. A rank looks for some more of its entries than its share; where they do not go down so far, it looks again.
+    these. In each part it looks for some more than that part's share; where they do not go down so far, it looks again.
     """
-    wanted, total = k * len(x) * world.rows.size, len(x) * len(W_enc)
+    rows = sum(map(len, parts))
+    wanted = k * rows * world.rows.size
     share = -(-wanted // world.size)
-    wider = min(math.ceil(_SPARE * share / len(x)), len(W_enc))
-    entries = largest_entries(x, W_enc, b_enc, LargestOfBatch(wider))
-    values = entries.pre
+    wider = min(math.ceil(_SPARE * share / rows), len(W_enc))
+    found = [largest_entries(shifted_by(x, centre), W_enc, b_enc, LargestOfBatch(wider)) for x in parts]
+    values = torch.cat([entries.pre for entries in found])
     own = values.topk(share, sorted=False).values.amin() if len(values) >= share else values.new_zeros(())
     floor = float(world.everyone.min(own))
-    if len(values) == wider * len(x) < total and floor <= float(values.amin()):
-        rule = Above(float(np.nextafter(np.float32(floor), np.float32(0))))
-        entries = active_entries(x, W_enc, b_enc, rule, screened_places(x, W_enc, b_enc, rule))
-    kept = among_largest(entries.pre, wanted, world.everyone)
-    return entries if kept.all() else entries.where(kept)
+    for i, x in enumerate(parts):
+        pre = found[i].pre
+        if len(pre) == wider * len(x) < len(x) * len(W_enc) and floor <= float(pre.amin()):
+            rule, shifted = Above(float(np.nextafter(np.float32(floor), np.float32(0)))), shifted_by(x, centre)
+            found[i] = active_entries(shifted, W_enc, b_enc, rule, screened_places(shifted, W_enc, b_enc, rule))
+    lengths = [len(entries.pre) for entries in found]
+    kept = among_largest(torch.cat([entries.pre for entries in found]), wanted, world.everyone).split(lengths)
+    return [one if mask.all() else one.where(mask) for one, mask in zip(found, kept, strict=True)]
 
 
 def _active(candidates: Entries, rule: Rule, rows_total: int) -> Entries:

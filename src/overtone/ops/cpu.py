@@ -5,7 +5,7 @@ and else from float32 ones, one piece of rows after the other, selected while in
 never exist. Decisions fall in float32. Everything after costs O(L0 · d) per row.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
 import torch
@@ -24,8 +24,9 @@ from overtone.ops.candidates import (
     Rule,
     active_entries,
     largest_entries,
-    largest_entries_of_ranks,
+    largest_entries_of_parts,
     screened_places,
+    shifted_by,
 )
 from overtone.ops.codes import Encoded, SparseCodes
 from overtone.ops.deferred import EntrySum, sink_of
@@ -51,7 +52,7 @@ def encode_threshold(
     jump: bool = False,
 ) -> Encoded:
     """See `overtone.ops.encode_threshold`."""
-    rule, shifted = Above(threshold), _shifted(x, centre)
+    rule, shifted = Above(threshold), shifted_by(x, centre)
     if quantised.is_worthwhile(shifted, W_enc):
         entries = quantised.above(shifted, W_enc, b_enc, threshold)
         if entries is not None:
@@ -82,14 +83,27 @@ def encode_batch_topk(
     k: int,
     *,
     centre: Float[Tensor, " d"] | None = None,
-    world: World | None = None,
 ) -> Encoded:
     """See `overtone.ops.encode_batch_topk`."""
-    if world is None or world.size == 1:
-        return _encode_largest(LargestOfBatch(k), x, W_enc, b_enc, centre)
-    shifted = _shifted(x, centre)
-    entries = largest_entries_of_ranks(shifted, W_enc, b_enc, k, world)
-    return _encode(x, W_enc, b_enc, centre, False, shifted, entries)
+    return _encode_largest(LargestOfBatch(k), x, W_enc, b_enc, centre)
+
+
+def encode_batch_topk_in_parts(
+    parts: Sequence[Tensor],
+    W_enc: Float[Tensor, "latents d"],
+    b_enc: Float[Tensor, " latents"],
+    k: int,
+    *,
+    centre: Float[Tensor, " d"] | None = None,
+    world: World,
+) -> Iterator[Encoded]:
+    """See `overtone.ops.encode_batch_topk_in_parts`."""
+    if len(parts) == world.size == 1:
+        yield encode_batch_topk(parts[0], W_enc, b_enc, k, centre=centre)
+        return
+    found = largest_entries_of_parts(parts, W_enc, b_enc, centre, k, world)
+    for x, entries in zip(parts, found, strict=True):
+        yield _encode(x, W_enc, b_enc, centre, False, shifted_by(x, centre), entries)
 
 
 def encode_abs_topk(
@@ -121,7 +135,7 @@ def _encode_largest(
     rule: Rule, x: Tensor, W_enc: Tensor, b_enc: Tensor, centre: Tensor | None, k: int = 0, ranks: Axis = ALONE
 ) -> Encoded:
     """The largest entries by a rule; with k, the k largest of every row where ranks share the latents."""
-    shifted = _shifted(x, centre)
+    shifted = shifted_by(x, centre)
     entries = largest_entries(shifted, W_enc, b_enc, rule)
     if ranks.size > 1:
         size = entries.pre.abs() if rule.signed else entries.pre
@@ -146,11 +160,6 @@ def decode_groups(
     transposed = codes.transposed or Transposed.of(codes.latents, codes.rows, codes.latents_total, codes.order)
     inputs = (codes.values, W_dec, b_dec, codes.latents, codes.offsets, transposed, tuple(sizes), sink_of(W_dec))
     return _Decode.apply(*inputs)  # pyright: ignore[reportReturnType]
-
-
-@torch.no_grad()
-def _shifted(x: Tensor, centre: Tensor | None) -> Tensor:
-    return x if centre is None else torch.sub(x, centre, out=lend(*x.shape))
 
 
 def _encode(

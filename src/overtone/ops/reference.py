@@ -1,6 +1,6 @@
 """The operations, slow and obvious: dense, by autograd, in any floating type and on any device."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from jaxtyping import Float
@@ -49,13 +49,30 @@ def encode_batch_topk(
     k: int,
     *,
     centre: Float[Tensor, " d"] | None = None,
-    world: World | None = None,
 ) -> Encoded:
     """See `overtone.ops.encode_batch_topk`."""
-    pre = (x if centre is None else x - centre) @ W_enc.T + b_enc
-    world = world or World()
-    selected = among_largest(pre.detach().flatten(), k * len(x) * world.rows.size, world.everyone).view_as(pre)
-    return _encoded(pre, pre, selected & (pre > 0))
+    return next(encode_batch_topk_in_parts([x], W_enc, b_enc, k, centre=centre, world=World()))
+
+
+def encode_batch_topk_in_parts(
+    parts: Sequence[Tensor],
+    W_enc: Float[Tensor, "latents d"],
+    b_enc: Float[Tensor, " latents"],
+    k: int,
+    *,
+    centre: Float[Tensor, " d"] | None = None,
+    world: World,
+) -> Iterator[Encoded]:
+    """See `overtone.ops.encode_batch_topk_in_parts`."""
+
+    def pre_activations(x: Tensor) -> Tensor:
+        return (x if centre is None else x - centre) @ W_enc.T + b_enc
+
+    pre = torch.cat([pre_activations(x).detach() for x in parts])
+    selected = among_largest(pre.flatten(), k * len(pre) * world.rows.size, world.everyone).view_as(pre)
+    for x, kept in zip(parts, selected.split([len(x) for x in parts]), strict=True):
+        y = pre_activations(x)
+        yield _encoded(y, y, kept & (y > 0))
 
 
 def encode_abs_topk(
