@@ -260,7 +260,7 @@ def memory(run: Run, layout: Layout, rows: int, latents: int, l0: float) -> dict
     gradients = sum(m.bytes for m in said if m.what.startswith("gradient of")) if rows > 1 or not sparse else 0
     joined = rows * sum(m.bytes for m in said if m.what.startswith("entries"))
     wide = layout.d + layout.d_out
-    in_batch = FLOAT * share.batch * (layout.d if layout.onto_itself else wide)
+    in_batch = FLOAT * share.rows * (layout.d if layout.onto_itself else wide)
     codes = 3 * FLOAT * share.rows * layout.d + (3 + 2 * (groups > 1)) * FLOAT * groups * share.rows * layout.d_out
     entries = round(96 * share.rows * l0 / latents)
     scratch = share.latents * layout.d + 2**24
