@@ -63,21 +63,21 @@ def random_chunks(rows: int, d: int) -> Iterator[Float[Tensor, "chunk d"]]:
 def timed(work: Callable[[], None]) -> Timed:
     """Do some work, once what went before has come to rest."""
     settle()
-    before, began = _counter("read_bytes"), time.perf_counter()
+    before, began = counter("read_bytes"), time.perf_counter()
     work()
-    return Timed(time.perf_counter() - began, _counter("read_bytes") - before)
+    return Timed(time.perf_counter() - began, counter("read_bytes") - before)
 
 
 def settle() -> None:
     """Free dropped streams (they are reference cycles), and wait until no read-ahead is under way."""
     gc.collect()
     before = 0
-    while (now := _counter("rchar")) > before + 4096:  # looking at the counter is reading, too
+    while (now := counter("rchar")) > before + 4096:  # looking at the counter is reading, too
         before = now
         time.sleep(0.2)
 
 
-def _counter(name: str) -> int:
+def counter(name: str) -> int:
     """A counter of this process, all its threads together: rchar, bytes read; read_bytes, those of them from the disk."""
     return int(Path("/proc/self/io").read_text().split(f"{name}: ")[1].split()[0])
 

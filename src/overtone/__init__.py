@@ -17,7 +17,7 @@ from overtone.data.regression import RegressionMixture
 from overtone.data.shards import StoreError
 from overtone.data.shuffle import StoreStream
 from overtone.data.store import Store
-from overtone.data.stream import ArrayStream, Batch, SharedRows, Stream
+from overtone.data.stream import ArrayStream, Batch, Dealt, SharedRows, Stream
 from overtone.data.synthetic import SparseMixture, imbalanced
 from overtone.data.synthetic_sites import ReLUMap, SiteMixture, site_mixture
 from overtone.data.text import Document, iter_documents, load_documents, split_documents
@@ -139,6 +139,7 @@ __all__ = [
     "ContextStream",
     "CountIdle",
     "DeadResampling",
+    "Dealt",
     "Dictionary",
     "Document",
     "EndToEnd",

@@ -283,7 +283,7 @@ def memory(run: Run, layout: Layout, rows: int, latents: int, l0: float) -> dict
         gradients = 3 * FLOAT * share.latents * layout.d_out
     joined = rows * sum(m.bytes for m in said if m.what.startswith("entries"))
     wide = layout.d + layout.d_out
-    in_batch = FLOAT * share.batch * (layout.d if layout.onto_itself else wide)
+    in_batch = FLOAT * share.rows * (layout.d if layout.onto_itself else wide)
     codes = 3 * FLOAT * at_once * layout.d + (3 + 2 * (groups > 1)) * FLOAT * groups * at_once * layout.d_out
     entries = round(96 * at_once * l0 / latents)
     if (

@@ -1,8 +1,8 @@
-"""Which methods can train with a batch dealt out: to ranks, or in parts. `parallel` has what ranks say to each other."""
+"""A batch dealt out, to ranks or in parts: who can train so, and whose rows are which. `parallel` has what ranks say."""
 
 from typing import Any
 
-from overtone.data.stream import Batch
+from overtone.data.stream import Batch, Dealt, Stream
 from overtone.gating import Gated, LatentThreshold, ThresholdJumpReLU
 from overtone.losses import (
     Alignment,
@@ -124,10 +124,25 @@ def _check_parts(method: Method, losses: list[Any], rows: int, parts: int) -> No
         )
 
 
+def deal(stream: Stream, ranks: Axis) -> None:
+    """From now on have a stream read this rank's part of its batches alone, where it can; others give whole batches."""
+    if fits(stream, Dealt):
+        stream.deal(ranks.rank, ranks.size)
+
+
 def part_of(batch: Batch, ranks: Axis) -> Batch:
     """A rank's rows of a batch."""
-    if ranks.size == 1:
+    if ranks.size == 1 or batch.whole is not None:
         return batch
     rows = ranks.part(len(batch.x))
     x = batch.x[rows]
     return Batch(x, x if batch.target is batch.x else batch.target[rows])
+
+
+def first_of(batch: Batch, ranks: Axis, rows: int) -> Batch:
+    """The first rows of the whole batch, on every rank; those that were dealt to others come from these."""
+    x, target = batch.x[:rows], batch.target[:rows]
+    if batch.whole is None:
+        return Batch(x, target)
+    found = ranks.concatenate(x)[:rows]
+    return Batch(found, found if batch.target is batch.x else ranks.concatenate(target)[:rows])

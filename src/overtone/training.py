@@ -23,7 +23,7 @@ from overtone.metrics.reconstruction import accumulate
 from overtone.optimiser import add_up_gradients, make_optimiser, plan, update_rows
 from overtone.parallel import World
 from overtone.protocols import fits
-from overtone.ranks import check_ranks, goes_by_seen, part_of
+from overtone.ranks import check_ranks, deal, first_of, goes_by_seen, part_of
 from overtone.rules import GradientRule, Resampling, RuleState, TimedRule
 from overtone.schedules import resolved
 
@@ -126,12 +126,16 @@ def start(run: Run, stream: Stream, world: World | None = None) -> TrainState:
 
     Args:
         run: the configuration.
-        stream: batches, the same ones on every rank of `world`.
+        stream: batches, the same ones on every rank of `world`, or (`Dealt`) a part of each; it then goes on so.
         world: the processes that train together; None: this one alone.
     """
+    ranks = (world or World()).rows
+    check_ranks(run.method, run.latents, run.batch, world or World())
+    deal(stream, ranks)
     position, batches = stream.state_dict(), []
     while sum(len(batch.x) for batch in batches) < SAMPLE_ROWS:
-        batches.append(next(stream))
+        batch = next(stream)
+        batches.append(first_of(batch, ranks, batch.rows))
     stream.load_state_dict(position)
     x = torch.cat([batch.x for batch in batches])[:SAMPLE_ROWS]
     target = x if stream.layout.onto_itself else torch.cat([batch.target for batch in batches])[:SAMPLE_ROWS]
@@ -151,7 +155,7 @@ def begin(run: Run, layout: Layout, sample: Batch, world: World | None = None) -
 
 
 def step_once(run: Run, state: TrainState, batch: Batch) -> None:
-    """One optimiser step and the after-step rules, in place; of a batch that is the same on all ranks, each takes its part."""
+    """One optimiser step and the after-step rules, in place; of a batch that all ranks have whole, each takes its part."""
     dictionary, ranks = state.dictionary, state.dictionary.world.rows
     batch = part_of(batch, ranks)
     terms = [resolved(term, state.step + 1, run.steps) for term in run.method.losses]
@@ -223,6 +227,7 @@ def steps(
     state = state or start(run, stream)
     began = last = time.perf_counter()
     busy = 0.0
+    deal(stream, state.dictionary.world.rows)
     while state.step < run.steps:
         batch = next(stream)
         at = time.perf_counter()
@@ -249,12 +254,13 @@ def _record(
     """Summarise the window and start a new one."""
     window = state.window
     _refuse_divergence(run, state)
-    loss = float(state.window_loss) / (int(window.rows) / len(batch.x))
+    loss = float(state.window_loss) / (int(window.rows) / batch.rows)
     ranks = state.dictionary.world.latents
-    evaluated = accumulate(state.dictionary, batch.x[:EVALUATED_ROWS], batch.target[:EVALUATED_ROWS])
+    first = first_of(batch, state.dictionary.world.rows, EVALUATED_ROWS)
+    evaluated = accumulate(state.dictionary, first.x, first.target)
     record = Record(
         step=state.step,
-        rows=state.step * len(batch.x),
+        rows=state.step * batch.rows,
         loss=loss,
         l0=int(ranks.sum(window.fired.sum())) / int(window.rows),
         alive=int(ranks.sum(window.alive.sum())) / run.latents,

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -289,13 +290,26 @@ def test_other_sites_and_widths_are_named(call, folder: Path, rows: torch.Tensor
     assert "were moved or removed" in call("evaluate", "run")[2]
 
 
+def torchrun(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """`overtone harvest` on two ranks."""
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "overtone",
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [*launcher, "harvest", *map(str, READ), *options]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, timeout=120)
+
+
 def test_ranks_of_torchrun_write_one_store(call, folder: Path):
     harvest(call)
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "overtone",
-         "harvest", *map(str, READ), "--out", "ranks"],
-        capture_output=True, text=True, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=120,
-    )  # fmt: skip
+    done = torchrun(folder, "--out", "ranks")
     assert done.returncode == 0, done.stderr
     one, both = overtone.Store(folder / "store"), overtone.Store(folder / "ranks")
     assert both.verify() == [] and both.rows() == one.rows() and both.names() == one.names()
@@ -303,6 +317,28 @@ def test_ranks_of_torchrun_write_one_store(call, folder: Path):
     assert not (folder / "ranks.parts").exists()
     status, _, err = call("train", "--store", "ranks", "--site", "resid.1", *SHORT, "--out", "run")
     assert status == 0, err
+
+
+@pytest.mark.skipif(find_spec("accelerate") is None, reason='needs pip install "overtone[spread]"')
+def test_ranks_that_hold_the_model_together_write_what_one_process_does(call, folder: Path):
+    harvest(call, "--dtype", "float32")
+    done = torchrun(folder, "--dtype", "float32", "--tensor-parallel", "--out", "ranks")
+    assert done.returncode == 0, done.stderr
+    one, both = overtone.Store(folder / "store"), overtone.Store(folder / "ranks")
+    assert both.verify() == [] and both.manifest.source["plan"] == one.manifest.source["plan"]
+    assert both.manifest.source["model"] == one.manifest.source["model"]  # one process may go on with it
+    for site in SITES:
+        mine, wanted = both.activations(site), one.activations(site)
+        assert torch.equal(mine.token_ids, wanted.token_ids)
+        torch.testing.assert_close(mine.x, wanted.x, atol=1e-5, rtol=1e-5)
+    assert call("harvest", "--resume", "ranks")[0] == 0
+
+
+def test_what_holds_no_model_together_is_named(call, folder: Path):
+    status, _, err = call("harvest", *READ, "--out", "store", "--tensor-parallel")
+    assert status == 2 and "--tensor-parallel is for several processes" in err
+    status, _, err = call("train", "--store", "store", "--device-map", "auto", "--out", "run")
+    assert status == 2 and "--device-map auto is for --model" in err
 
 
 def test_an_unfinished_store_says_how_to_finish_it(call, folder: Path, monkeypatch: pytest.MonkeyPatch):

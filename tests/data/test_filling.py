@@ -18,11 +18,12 @@ pytest.importorskip("transformers", reason='needs pip install "overtone[lm]"')
 from overtone.data import shards
 from overtone.data.contexts import Cutter, tokenised
 from overtone.data.exchange import join_ranks
-from overtone.data.filling import HarvestPlan, harvest_store, plan_of
+from overtone.data.filling import HarvestPlan, harvest_store, plan_of, site_widths
 from overtone.data.harvest import harvest
-from overtone.data.sites import submodule
+from overtone.data.sites import resolve_site, submodule
 from overtone.data.store import HELD_OUT, TRAIN, Store
 from overtone.data.text import Document, iter_documents
+from overtone.parallel import Axis
 from tiny_models import WORDS, D, tiny
 
 SITES = ("mlp_in.1", "resid.0", "z.1")
@@ -153,7 +154,7 @@ def test_a_stop_between_the_last_shards_of_two_splits_loses_nothing(lm, text, tm
     real = filling._write_group
 
     def only_training(*args):
-        if args[3].split == HELD_OUT:
+        if args[1].split == HELD_OUT:
             raise KeyboardInterrupt
         return real(*args)
 
@@ -360,3 +361,15 @@ def kill_and_compare(tmp_path: Path, kills: int, documents: int) -> None:
     assert last.returncode == 0, errors
     assert len(Store(tmp_path / "whole").manifest.shards) > 10
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+
+
+def test_a_site_of_which_every_process_has_a_part_is_refused(lm, text):
+    """Of the heads' outputs, for one, where processes hold the model together."""
+
+    class Two(Axis):
+        def gather(self, local: torch.Tensor) -> torch.Tensor:
+            return torch.stack([local, 2 * local])
+
+    sites = [resolve_site(lm.model, "z.1")]
+    with pytest.raises(ValueError, match=r"site 'z.1' lies where each of 2 processes has a part of the model"):
+        site_widths(lm, sites, plan_for(text), Two(0, 2))

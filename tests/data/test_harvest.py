@@ -268,3 +268,34 @@ def test_the_fast_type_is_not_the_slow_one():
             times.append(time.perf_counter() - start)
         taken[name] = min(times)
     assert taken[fast_dtype()] < 3 * min(taken.values())
+
+
+def test_a_model_on_several_devices_gives_the_same_rows(tmp_path, docs):
+    """Its layers partly on the disk, as they are on machines that cannot hold it; its checksum is that of the model."""
+    pytest.importorskip("accelerate", reason='needs pip install "overtone[spread]"')
+    lm = tiny("llama", "$A", 0.2)
+    lm.model.save_pretrained(tmp_path)
+    lm.tokenizer.save_pretrained(tmp_path)
+    places = {"model.embed_tokens": "cpu", "model.layers.0": "disk", "model.layers.1": "cpu", "model.layers.2": "disk"}
+    places |= {"model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "cpu"}
+    spread = load_model(tmp_path, device_map=places)
+    assert any(weight.is_meta for weight in spread.model.parameters())
+    assert models.fingerprint(spread.model) == models.fingerprint(lm.model)
+    for site in ("resid.0", "z.2", "mlp_in.1", "resid.2"):
+        assert torch.equal(harvest(spread, site, docs, context=16).x, harvest(lm, site, docs, context=16).x)
+
+
+def test_places_that_a_model_cannot_be_put_are_named(tmp_path, monkeypatch):
+    pytest.importorskip("accelerate", reason='needs pip install "overtone[spread]"')
+    with pytest.raises(ValueError, match="device_map='gpu' is neither a device, such as cuda:0, nor one of auto"):
+        load_model(tmp_path, device_map="gpu")
+    with pytest.raises(ValueError, match="drop one of them"):
+        load_model(tmp_path, device_map="auto", tensor_parallel=True)
+    with pytest.raises(ValueError, match="tensor_parallel is for several processes"):
+        load_model(tmp_path, tensor_parallel=True)
+
+
+def test_spreading_a_model_needs_accelerate(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r'needs accelerate: pip install "overtone\[spread\]"'):
+        load_model(tmp_path, device_map="auto")

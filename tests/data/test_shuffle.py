@@ -8,14 +8,15 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overtone import Stream
-from overtone.data import shuffle
+from overtone.data import shuffle, windows
 from overtone.data.exchange import import_rows, merge_stores
 from overtone.data.shuffle import Epoch, StoreStream, shares
 from overtone.data.store import Store
+from overtone.data.stream import Dealt, SharedRows
 
 D = 128  # float32: 512 bytes a row, so 1 MiB for rows in flight makes windows of 1024 rows
 ROWS = 5000
@@ -167,6 +168,94 @@ def test_resuming_with_another_number_of_ranks_still_covers_the_epoch(store, wor
     assert torch.equal(total, torch.full((ROWS,), epochs + 1))
 
 
+def parts_of(store: Store, batch: int, ranks: int, **options) -> list[StoreStream]:
+    streams = [stream_of(store, batch, **options) for _ in range(ranks)]
+    for rank, stream in enumerate(streams):
+        stream.deal(rank, ranks)
+    return streams
+
+
+@pytest.mark.parametrize(("batch", "ranks"), [(100, 2), (99, 4), (1024, 3), (3000, 2), (5, 5)])
+def test_parts_put_together_are_the_whole_batches(store, batch, ranks):
+    """Over the borders of windows and epochs; positions are those of whole batches, too."""
+    whole, parts = stream_of(store, batch), parts_of(store, batch, ranks)
+    assert all(isinstance(part, Dealt) for part in parts)
+    for _ in range(12_000 // batch if batch > 5 else 300):
+        wanted, found = next(whole), [next(part) for part in parts]
+        assert torch.equal(torch.cat([f.x for f in found]), wanted.x)
+        assert all(f.rows == wanted.rows == batch and f.whole == batch for f in found) and wanted.whole is None
+    assert all(part.state_dict() == whole.state_dict() for part in parts)
+
+
+@settings(max_examples=15)
+@given(before=st.integers(0, 60), ahead=st.integers(0, 30), batch=st.sampled_from([64, 700]))
+def test_parts_resume_exactly(store, before, ahead, batch):
+    """Also where the reader had gone on, or has another place in a batch at the window's beginning than the one saved."""
+    before, ahead = min(before, 9_000 // batch), min(ahead, 9_000 // batch)
+    whole, [_, part] = stream_of(store, batch), parts_of(store, batch, 2)
+    draw(whole, before + 1)
+    if ahead:
+        draw(part, ahead)
+    part.load_state_dict(whole.state_dict())
+    for _ in range(3):
+        assert torch.equal(next(part).x, next(whole).x[batch // 2 :])
+    other = stream_of(store, batch - 1)  # a batch that begins where none of this size did
+    draw(other, ahead + 1)
+    part.load_state_dict(other.state_dict())
+    whole.load_state_dict(other.state_dict())
+    assert torch.equal(next(part).x, next(whole).x[batch // 2 :])
+    part.deal(0, 1)
+    assert torch.equal(next(part).x, next(whole).x)
+
+
+def bytes_read(monkeypatch, stream: StoreStream, batches: int) -> int:
+    """Bytes that a stream reads for so many batches and for the window that it then reads in the background."""
+    sizes, real = [], windows._fill
+
+    def counted(file, offset, view, path):
+        if path.is_relative_to(stream.store.path):  # a stream of a test before may still read
+            sizes.append(len(view))
+        real(file, offset, view, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(windows, "_fill", counted)
+        draw(stream, batches)
+        if stream._coming is not None:
+            stream._coming[1].result()
+    return sum(sizes)
+
+
+def test_ranks_read_their_rows_alone(store, monkeypatch, tmp_path):
+    """Of wide rows exactly those; of narrow ones what lies within a page between two of them, too."""
+    all_rows, batches = (ROWS + 1024) * D * 4, 39  # up to an epoch's last window, and the first one of the next
+    stores = iter([merge_stores([store.path], tmp_path / str(number)) for number in range(9)])
+    assert bytes_read(monkeypatch, stream_of(next(stores), 128), batches) == all_rows
+
+    def of_parts() -> list[int]:
+        streams = [stream_of(next(stores), 128) for _ in range(4)]
+        for rank, stream in enumerate(streams):
+            stream.deal(rank, 4)
+            assert stream._buffers()["x"].shape == (256, D)
+        return [bytes_read(monkeypatch, stream, batches) for stream in streams]
+
+    assert all(0.5 * all_rows < size < all_rows for size in of_parts())
+    monkeypatch.setattr(windows, "GAP", D * 4)
+    wide = of_parts()
+    assert sum(wide) == all_rows and max(wide) - min(wide) <= 2 * 32 * D * 4
+
+
+def test_readers_of_shared_rows_get_their_parts(store):
+    whole = SharedRows(StoreStream(store, 100, memory_mib=1))
+    parts = SharedRows(StoreStream(store, 100, memory_mib=1))
+    wanted, found = ([shared.reader(store.layout("x")) for _ in range(2)] for shared in (whole, parts))
+    next(found[0])
+    found[1].deal(1, 4)
+    assert next(found[1]).whole is None  # a batch that was read before is whole
+    found[0].load_state_dict(wanted[0].state_dict())
+    for mine, other in zip(found, wanted, strict=True):
+        assert torch.equal(next(mine).x, next(other).x[25:50])
+
+
 def test_memory_holds_two_windows(store):
     stream = stream_of(store)
     draw(stream, 60)
@@ -189,6 +278,8 @@ def test_positions_of_another_stream_are_refused(store, tmp_path):
 
 
 def test_bad_input(store):
+    with pytest.raises(ValueError, match=r"batch=3 has no part for rank=0 of 4; start at most as many ranks"):
+        stream_of(store, 3).deal(0, 4)
     for options in ({"batch": 0}, {"world": 2, "rank": 2}):
         with pytest.raises(ValueError, match="must be at least 1"):
             stream_of(store, **options)

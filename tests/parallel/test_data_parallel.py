@@ -15,7 +15,7 @@ from overtone.parallel import Axis, World
 from overtone.ranks import check_ranks
 from parallel.compared import same_codes, same_training
 from parallel.ranks import RankError, Ranks
-from parallel.work import METHODS, batch_topk, checked, coded, failing, resumed, trained
+from parallel.work import METHODS, batch_topk, checked, coded, failing, from_store, made_rows, resumed, trained
 
 NAMES = list(METHODS)
 # Few latents: gradients are sent as matrices. Many latents and few rows: as entries.
@@ -46,6 +46,23 @@ def test_selections_and_frequencies_are_identical(size: str, ranks: Ranks):
     alone, parts = coded(World(), NAMES, SIZES[size]), ranks(2, coded, NAMES, SIZES[size])
     for name, one in alone.items():
         same_codes([part[name] for part in parts], one, name)
+
+
+@pytest.mark.parametrize(("name", "batch"), [("gba-l0", 48), ("batch-topk", 1200)])
+def test_ranks_that_read_their_rows_alone_train_as_if_they_read_all(
+    name: str, batch: int, ranks: Ranks, tmp_path: Path
+):
+    """Bit for bit: records, weights, and the stream's position, which is that of one process."""
+    ot.import_rows([made_rows(30_000)], tmp_path / "rows", site="x", origin="made", dtype="float32", held_out=0)
+    alone = from_store(World(), str(tmp_path / "rows"), name, batch, True)
+    for size, latents in ((2, 1), (4, 2)):
+        parts, whole = (
+            ranks(size, from_store, str(tmp_path / "rows"), name, batch, dealt, latents=latents)
+            for dealt in (True, False)
+        )
+        for mine, other in zip(parts, whole, strict=True):
+            assert mine[0] == other[0] == parts[0][0] and mine[2] == other[2] == alone[2]
+            assert all(torch.equal(mine[1][key], other[1][key]) for key in other[1])
 
 
 def pre_activations(kind: str) -> Tensor:

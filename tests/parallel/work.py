@@ -10,6 +10,7 @@ from torch import Tensor, distributed
 import overtone as ot
 from overtone import firing, ops
 from overtone.cli.rows import existing_runs, rows_of
+from overtone.data.stream import SharedRows
 from overtone.methods import with_frequency_control
 from overtone.parallel import Axis, World
 from overtone.ranks import part_of
@@ -185,6 +186,36 @@ def undisturbed(world: World, path: str) -> None:
     folders = existing_runs(Path(path))
     for _ in ot.execute(folders[0], rows_of(folders)[0].stream, world):
         pass
+
+
+class Undealt:
+    """A stream of the user's own, which knows no parts: it gives all rows of another one's batches."""
+
+    def __init__(self, stream: ot.Stream):
+        self.layout, self.stream = stream.layout, stream
+        self.state_dict, self.load_state_dict = stream.state_dict, stream.load_state_dict
+
+    def __iter__(self) -> "Undealt":
+        return self
+
+    def __next__(self) -> ot.Batch:
+        return next(self.stream)
+
+
+def from_store(
+    world: World, path: str, name: str, batch: int, dealt: bool
+) -> tuple[list[Any], Weights, dict[str, Any]]:
+    """Records, weights and last position of a run on a store's rows, of which ranks read their part or all."""
+    run = run_of(name, batch=batch, steps=6, log_every=2)
+    rows = ot.StoreStream(ot.Store(path), batch, seed=1, memory_mib=1)
+    shared = SharedRows(rows).reader(rows.layout)
+    stream = shared if dealt else Undealt(shared)
+    state = start(run, stream, world)
+    position = stream.state_dict()
+    assert (next(stream).whole is not None) == (dealt and world.rows.size > 1)
+    stream.load_state_dict(position)
+    records = [(r.step, r.rows, r.loss, r.l0, r.alive, r.explained_variance) for r in ot.train(run, stream, state)]
+    return records, whole(state.dictionary, state.dictionary.state_dict()), stream.state_dict()
 
 
 def bytes_said(world: World, method: ot.Method, sizes: dict[str, Any]) -> dict[tuple[str, str], int]:

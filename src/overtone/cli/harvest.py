@@ -3,10 +3,11 @@
 import os
 import shutil
 from dataclasses import replace
-from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import torch
 from torch import distributed
 
 from overtone.cli.common import console, resumable, write_json
@@ -17,6 +18,7 @@ from overtone.data.exchange import join_ranks
 from overtone.data.filling import HarvestPlan, plan_of
 from overtone.data.models import load_model
 from overtone.data.store import HELD_OUT, Store
+from overtone.parallel import ALONE, LONGEST_WAIT, Axis, launched
 from overtone.runs import claim_folder
 
 DType = Literal["float32", "bfloat16", "float16"]
@@ -40,6 +42,8 @@ def harvest(
     compute_dtype: DType = "float32",
     shard_mib: float = 256,
     seed: int = 0,
+    device_map: str | None = None,
+    tensor_parallel: bool = False,
     resume: Path | None = None,
     json: Path | None = None,
 ) -> None:
@@ -47,7 +51,8 @@ def harvest(
 
     A harvest that was stopped, however abruptly, goes on with `--resume STORE` and ends with the same bytes; with a larger
     `--tokens` it also makes a finished store longer. Memory stays within that of the model and one shard. Several processes
-    share the work: torchrun --nproc-per-node 4 -m overtone harvest … (given again, the same command goes on).
+    share the work: torchrun --nproc-per-node 4 -m overtone harvest … (given again, the same command goes on). Each of them has
+    the model to itself, or with --tensor-parallel they hold it together (docs/distributed.md).
 
     Args:
         model: "minilm" (extra `demo`), a local folder, or a Hugging Face model name.
@@ -68,17 +73,22 @@ def harvest(
         compute_dtype: of the model's matrix products; bfloat16 is about twice as fast where the processor has it.
         shard_mib: memory for the rows of one shard, in MiB.
         seed: of the order of the rows on disk and of the choice of held-out documents.
+        device_map: where the model's weights go: a device, as cuda:0, or "auto": whole layers on all devices there are, what they
+            cannot hold in memory and on the disk (extra `spread`).
+        tensor_parallel: the processes that torchrun started hold one model together, each a part of every matrix, and read the
+            same text (extra `spread`).
         resume: store to go on with; all settings but --tokens come from it.
         json: write a description of the store to this file.
     """
-    ranks = Ranks.of_this_process()
+    ranks = Ranks.of_this_process(tensor_parallel)
+    load = partial(load_model, device_map=device_map, tensor_parallel=tensor_parallel)
     if resume is not None:
         if model is not None or sites or text or out is not None:
             raise ValueError("--resume goes on with a store's own settings; drop --model, --sites, --text and --out")
         path = resume
         plan = plan_of(Store(ranks.part(path)).manifest, path)
         plan = plan if tokens is None else replace(plan, tokens=ranks.share(tokens))
-        lm = load_model(plan.model)
+        lm = load(plan.model)
     else:
         missing = [f"--{n}" for n, v in (("model", model), ("sites", sites), ("text", text), ("out", out)) if not v]
         if missing or model is None or out is None:
@@ -104,12 +114,12 @@ def harvest(
             rank=ranks.rank,
             world=ranks.world,
         )
-        lm = load_model(plan.model)
-        check_plan(lm, plan)
-        ranks.claim(path)
+        lm = load(plan.model)
+        check_plan(lm, plan, ranks.holders)
+        ranks.holders.told(lambda: ranks.claim(path))
     again = f"overtone harvest --resume {path}" if ranks.world == 1 else "the same command"
     with resumable(again):
-        harvest_into(ranks.part(path), plan, lm, quiet=ranks.rank > 0)
+        harvest_into(ranks.part(path), plan, lm, quiet=not ranks.first, holders=ranks.holders)
     if not ranks.gather(path):
         return
     store = Store(path)
@@ -125,19 +135,36 @@ def harvest(
 
 
 class Ranks(NamedTuple):
-    """The processes that torchrun started: each reads documents of its own into a part, which become one store."""
+    """The processes that torchrun started.
+
+    Attributes:
+        rank, world: each reads documents of its own into a part, and the parts become one store.
+        holders: or they hold the model together and read the same documents, as one reader.
+    """
 
     rank: int
     world: int
+    holders: Axis = ALONE
 
     @staticmethod
-    def of_this_process() -> "Ranks":
+    def of_this_process(tensor_parallel: bool) -> "Ranks":
         """As torchrun's environment says; one process without it."""
-        ranks = Ranks(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
-        if ranks.world > 1 and not distributed.is_initialized():
+        rank, world = int(os.environ.get("RANK", "0")), launched()
+        if tensor_parallel and world == 1:
+            raise ValueError(
+                "--tensor-parallel is for several processes that hold a model together; start them: torchrun --nproc-per-node 4 "
+                "-m overtone harvest …, or drop it"
+            )
+        if world > 1 and not distributed.is_initialized():
             # The last rank may take long after the first: the default of half an hour would not do.
-            distributed.init_process_group("gloo", timeout=timedelta(days=30))
-        return ranks
+            backend = "cpu:gloo,cuda:nccl" if tensor_parallel and torch.cuda.is_available() else "gloo"
+            distributed.init_process_group(backend, timeout=LONGEST_WAIT)
+        return Ranks(0, 1, Axis(rank, world)) if tensor_parallel else Ranks(rank, world)
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that prints."""
+        return self.rank == self.holders.rank == 0
 
     def share(self, tokens: int) -> int:
         """This rank's share of the tokens."""
@@ -159,12 +186,12 @@ class Ranks(NamedTuple):
 
     def gather(self, path: Path) -> bool:
         """Make one store of the parts once all are there; whether this rank is the one to go on."""
-        if self.world == 1:
+        if self.world == self.holders.size == 1:
             return True
         distributed.barrier()
-        if self.rank == 0:
+        if self.world > 1 and self.first:
             join_ranks([self.part(path, rank) for rank in range(self.world)], path)
             shutil.rmtree(self.part(path).parent)
         distributed.barrier()
         distributed.destroy_process_group()
-        return self.rank == 0
+        return self.first

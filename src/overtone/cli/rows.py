@@ -22,6 +22,7 @@ from overtone.data.source import FileSource, LiveSource, StoreSource, TruthSourc
 from overtone.data.store import HELD_OUT, TRAIN, Manifest, Store
 from overtone.data.stream import ArrayStream, Batch, SharedRows, Stream
 from overtone.data.text import Document
+from overtone.parallel import ALONE, Axis
 from overtone.runs import CONFIG, RunFolder, claim_folder
 from overtone.training import Run
 
@@ -70,15 +71,21 @@ class Rows(NamedTuple):
 
 
 def new_runs(
-    path: Path, wanted: Wanted, members_of: Callable[[dict[str, int]], Sequence[Member]]
+    path: Path,
+    wanted: Wanted,
+    members_of: Callable[[dict[str, int]], Sequence[Member]],
+    load: Callable[[str], LanguageModel] = load_model,
 ) -> tuple[list[RunFolder], list[Rows]]:
-    """Claim a folder, write the configurations, get the rows; `members_of` is told site → d."""
-    folders, lm = new_folders(path, wanted, members_of)
-    return folders, rows_of(folders, lm)
+    """Claim a folder, write the configurations, get the rows; `members_of` is told site → d, `load` gives the model."""
+    folders, lm = new_folders(path, wanted, members_of, load)
+    return folders, rows_of(folders, lm, load)
 
 
 def new_folders(
-    path: Path, wanted: Wanted, members_of: Callable[[dict[str, int]], Sequence[Member]]
+    path: Path,
+    wanted: Wanted,
+    members_of: Callable[[dict[str, int]], Sequence[Member]],
+    load: Callable[[str], LanguageModel] = load_model,
 ) -> tuple[list[RunFolder], LanguageModel | None]:
     """Claim a folder and write the configurations; also the model that the rows will be read from, if one.
 
@@ -86,7 +93,7 @@ def new_folders(
     """
     lm = None
     if isinstance(wanted.read, HarvestPlan):
-        lm = load_model(wanted.read.model)
+        lm = load(wanted.read.model)
         widths = check_plan(lm, wanted.read)
     elif isinstance(wanted.read, Path):
         store = Store(wanted.read)
@@ -122,21 +129,26 @@ def existing_runs(path: Path, parts: Iterable[type] = ()) -> list[RunFolder]:
     return [RunFolder.open(folder, parts) for folder in below or [path]]
 
 
-def check_plan(lm: LanguageModel, plan: HarvestPlan) -> dict[str, int]:
-    """Site → d; raises what is wrong with the plan's sites and text, before anything is written."""
-    widths = site_widths(lm, [resolve_site(lm.model, name) for name in plan.sites], plan)
+def check_plan(lm: LanguageModel, plan: HarvestPlan, holders: Axis = ALONE) -> dict[str, int]:
+    """Site → d; raises what is wrong with the plan's sites and text, before anything is written.
+
+    `holders`: processes that hold the model together; all of them ask.
+    """
+    widths = site_widths(lm, [resolve_site(lm.model, name) for name in plan.sites], plan, holders)
     if next(plan.documents(), None) is None:
         raise ValueError(f"the text {', '.join(plan.text)} holds no document; give another")
     return widths
 
 
-def harvest_into(path: Path, plan: HarvestPlan, lm: LanguageModel, *, quiet: bool = False) -> Store:
-    """Harvest behind a progress bar, and say what came out."""
+def harvest_into(
+    path: Path, plan: HarvestPlan, lm: LanguageModel, *, quiet: bool = False, holders: Axis = ALONE
+) -> Store:
+    """Harvest behind a progress bar, and say what came out. `holders`: as in `harvest_store`."""
     if quiet:
-        harvest_store(lm, plan, path)
+        harvest_store(lm, plan, path, holders=holders)
         return Store(path)
     with token_progress(f"Reading {', '.join(plan.text)} with {plan.model}") as progress:
-        harvest_store(lm, plan, path, progress=progress)
+        harvest_store(lm, plan, path, progress=progress, holders=holders)
     store = Store(path)
     held = store.rows(HELD_OUT)
     widths = ", ".join(f"{site} (d = {d})" for site, d in store.sites.items())
@@ -180,8 +192,15 @@ def source_of(folder: RunFolder) -> Source:
     return from_json(folder.data["source"], extra=(StoreSource, LiveSource, FileSource, TruthSource))
 
 
-def rows_of(folders: Sequence[RunFolder], lm: LanguageModel | None = None) -> list[Rows]:
-    """The rows of existing runs, read once for all of them; a harvest that was interrupted goes on."""
+def rows_of(
+    folders: Sequence[RunFolder],
+    lm: LanguageModel | None = None,
+    load: Callable[[str], LanguageModel] = load_model,
+) -> list[Rows]:
+    """The rows of existing runs, read once for all of them; a harvest that was interrupted goes on.
+
+    `lm`: the model that they are read from, where it is there already; else `load` gives it where it is needed.
+    """
     run, source = folders[0].run, source_of(folders[0])
     order = folders[0].data.get("order", run.seed)  # runs that share their rows may have weights of different seeds
     if isinstance(source, FileSource):
@@ -205,7 +224,7 @@ def rows_of(folders: Sequence[RunFolder], lm: LanguageModel | None = None) -> li
         else plan
     )
     if kept is not None and not _is_complete(place):
-        lm = lm or load_model(kept.model)
+        lm = lm or load(kept.model)
         harvest_with_held_out(place, kept, lm)
     store = open_store(folders[0])
     layouts = [store.layout(s.site, s.target) for s in sources]
@@ -214,7 +233,7 @@ def rows_of(folders: Sequence[RunFolder], lm: LanguageModel | None = None) -> li
         rows = StoreStream(store, run.batch, sites=sites, seed=order, memory_mib=source.memory_mib)
     else:
         assert plan is not None
-        rows = HarvestStream(lm or load_model(plan.model), plan, run.batch, buffer_rows=source.buffer_rows, seed=order)
+        rows = HarvestStream(lm or load(plan.model), plan, run.batch, buffer_rows=source.buffer_rows, seed=order)
         _tell_mixing(rows)
     shared = SharedRows(rows)
 

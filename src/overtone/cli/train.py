@@ -10,6 +10,7 @@ from overtone.catalogue import parse, places
 from overtone.cli.common import console, follow, resumable, resume_command, tell_sites, together, write_json
 from overtone.cli.rows import Member, Rows, Wanted, existing_runs, holds_runs, new_runs, rows_of
 from overtone.data.filling import HarvestPlan
+from overtone.data.models import LanguageModel, load_model
 from overtone.data.source import FileSource
 from overtone.data.store import Store
 from overtone.metrics.reconstruction import evaluate
@@ -34,6 +35,7 @@ def train(
     crosscoder: bool = False,
     memory_mib: int = 512,
     buffer_rows: int | None = None,
+    device_map: str | None = None,
     method: tuple[str, ...] = ("gba",),
     l0: tuple[float, ...] = (),
     latents: tuple[int, ...] = (),
@@ -78,6 +80,7 @@ def train(
         crosscoder: one dictionary of all --site together, and not one of each.
         memory_mib: memory for activations on their way from the store, in MiB.
         buffer_rows: keep no activations: read the model while training, through a shuffle buffer of so many rows.
+        device_map: (with --model) where its weights go: a device, as cuda:0, or "auto", whole layers on all devices there are.
         method: what to train, as gba or "topk(k=32)"; `overtone methods` lists them with their options. A list of values, as in
             "topk(k=[32, 64])", is one dictionary for each; so are several methods. Your own: FILE.py:NAME or MODULE:NAME.
         l0: wanted number of active latents per token, by the method's own dial (l0 or k); several for several dictionaries.
@@ -101,6 +104,7 @@ def train(
         json: write the results to this file.
     """
     given = locals()
+    load = partial(load_model, device_map=device_map)
     with together(split_latents) as world:
         if resume is None and out is not None and restarts() and holds_runs(out):
             resume, parts = out, tuple(places(method))  # the same command, after a rank had died
@@ -109,9 +113,11 @@ def train(
         elif parts:
             raise ValueError("--parts is for --resume; a new run knows the parts of the methods that it is given")
         if resume is not None:
-            path, modules, make = resume, parts, partial(opened_runs, resume, parts)
+            path, modules, make = resume, parts, partial(opened_runs, resume, parts, load)
         else:
             check_buffer(buffer_rows, model, batch, context)
+            if device_map is not None and model is None:
+                raise ValueError(f"--device-map {device_map} is for --model, and no model is read here; drop it")
             wanted = wanted_rows(model, site, text, activations, tensor, store, target, tokens, context, text_field)
             wanted = wanted._replace(memory_mib=memory_mib, buffer_rows=buffer_rows)
             specs = [spec for text in method for spec in parse(text).at(l0).specs]
@@ -136,9 +142,9 @@ def train(
                 return [members[0]._replace(name="")] if len(members) == 1 else members
 
             path = out or Path("runs") / timestamp()
-            modules, make = places(method), partial(new_runs, path, wanted, members_of)
+            modules, make = places(method), partial(new_runs, path, wanted, members_of, load)
         with resumable(resume_command("train", path, modules)):
-            folders, rows = made_together(world, make, modules)
+            folders, rows = made_together(world, make, modules, load)
             labels = [folder.path.name if len(folders) > 1 else folder.run.method.name for folder in folders]
             members = [(folder, part.stream) for folder, part in zip(folders, rows, strict=True)]
             titles = [(f"Training {label}", folder.run) for label, folder in zip(labels, folders, strict=True)]
@@ -147,16 +153,21 @@ def train(
             tell(folders, rows, labels, json)
 
 
-def opened_runs(path: Path, parts: Sequence[str]) -> tuple[list[RunFolder], list[Rows]]:
+def opened_runs(
+    path: Path, parts: Sequence[str], load: Callable[[str], LanguageModel]
+) -> tuple[list[RunFolder], list[Rows]]:
     """The runs to go on with, and their rows."""
     folders = existing_runs(path, parts_named(parts))
     if all(folder.finished for folder in folders):
         console.print(f"{path} is already finished")
-    return folders, rows_of(folders)
+    return folders, rows_of(folders, load=load)
 
 
 def made_together(
-    world: World, make: Callable[[], tuple[list[RunFolder], list[Rows]]], parts: Sequence[str]
+    world: World,
+    make: Callable[[], tuple[list[RunFolder], list[Rows]]],
+    parts: Sequence[str],
+    load: Callable[[str], LanguageModel],
 ) -> tuple[list[RunFolder], list[Rows]]:
     """Folders and rows on every rank: the first one makes the folders and harvests, then the others open what is there."""
     made = []
@@ -168,7 +179,7 @@ def made_together(
     paths = world.told(by_first)
     if not made:
         folders = [RunFolder.open(path, parts_named(parts)) for path in paths]
-        made.append((folders, rows_of(folders)))
+        made.append((folders, rows_of(folders, load=load)))
     return made[0]
 
 
@@ -217,7 +228,7 @@ def check_sites(sites: tuple[str, ...], target: str | None, skip: bool, crosscod
 def refuse_with_resume(verb: Callable[..., None], given: dict[str, Any]) -> None:
     """A resumed run keeps its settings; an option that says otherwise is an error and not ignored."""
     for name, parameter in inspect.signature(verb).parameters.items():
-        if name not in ("resume", "parts", "split_latents", "json") and given[name] != parameter.default:
+        if name not in ("resume", "parts", "device_map", "split_latents", "json") and given[name] != parameter.default:
             raise ValueError(
                 f"--{name.replace('_', '-')} {given[name]} together with --resume: a resumed run keeps all its settings; drop "
                 "this option, or start a new run without --resume"

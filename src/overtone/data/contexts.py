@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from overtone.data.models import LanguageModel
+from overtone.data.models import LanguageModel, device_of
 from overtone.data.text import Document
 
 SMALL_BATCH = 512  # tokens; below it a forward pass costs more for being small than for its padding
@@ -208,7 +208,7 @@ def padded(contexts: Sequence[Context], members: Sequence[int], pad: int) -> Bat
 
 def model_inputs(lm: LanguageModel, batch: Batch) -> dict[str, Any]:
     """What the model is called with: ids and mask on its device; no key-value cache, unused here."""
-    device = next(lm.model.parameters()).device
+    device = device_of(lm.model)
     inputs: dict[str, Any] = {"input_ids": batch.ids.to(device), "attention_mask": batch.mask.to(device)}
     if "use_cache" in inspect.signature(lm.model.forward).parameters:
         inputs["use_cache"] = False

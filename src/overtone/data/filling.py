@@ -6,6 +6,7 @@ What a shard holds depends on the text and the plan alone, so an interrupted har
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from overtone.data.shards import TORCH_DTYPES, Index, Shard, StoreError
 from overtone.data.sites import Site, resolve_site
 from overtone.data.store import HELD_OUT, MANIFEST, TRAIN, Manifest, SiteStats, locked, read_manifest
 from overtone.data.text import Document, is_held_out, iter_documents
+from overtone.parallel import ALONE, Axis
 from overtone.version import __version__
 
 SPLITS = (TRAIN, HELD_OUT)
@@ -193,7 +195,12 @@ def groups(lm: LanguageModel, plan: HarvestPlan, shard_rows: int, progress: Mapp
 
 
 def harvest_store(
-    lm: LanguageModel, plan: HarvestPlan, path: str | Path, *, progress: Progress | None = None
+    lm: LanguageModel,
+    plan: HarvestPlan,
+    path: str | Path,
+    *,
+    progress: Progress | None = None,
+    holders: Axis = ALONE,
 ) -> Manifest:
     """Read the plan's text with the model and write the rows of all its sites into a store, from wherever it stands.
 
@@ -202,6 +209,7 @@ def harvest_store(
         plan: what to read and how.
         path: the store; it is created, or gone on with when it was written by the same plan (`tokens` may have grown).
         progress: called with (training tokens so far, plan.tokens) after every forward pass.
+        holders: processes that hold the model together: all read, the first one writes.
 
     Interrupted at any moment and called again, it ends with the same bytes. Memory: one shard (`plan.shard_mib`), the
     model, and the temporaries of one forward pass.
@@ -214,29 +222,52 @@ def harvest_store(
     root = Path(path)
     sites = [resolve_site(lm.model, name) for name in plan.sites]
     shards.check_names(plan.sites)
-    width = site_widths(lm, sites, plan)
-    (root / "shards").mkdir(parents=True, exist_ok=True)
-    with locked(root):
-        manifest = _open(root, lm, plan, sites, width)
+    width, weights, writes = site_widths(lm, sites, plan, holders), fingerprint(lm.model), holders.rank == 0
+    if writes:
+        (root / "shards").mkdir(parents=True, exist_ok=True)
+    with locked(root) if writes else nullcontext():
+        manifest = holders.told(lambda: _open(root, lm, plan, sites, width, weights))
         if manifest.complete:
             return manifest
-        for leftover in (*root.glob(".*.tmp"), *(root / "shards").glob(".*.tmp")):  # of a process that was killed
-            leftover.unlink()
         row_bytes = sum(manifest.sites.values()) * TORCH_DTYPES[plan.dtype].itemsize
         shard_rows = max(1, int(plan.shard_mib * 2**20 / row_bytes))
         for group in groups(lm, plan, shard_rows, manifest.progress):
-            manifest = _write_group(lm, plan, sites, group, root, manifest, progress)
-            manifest.write(root)
-        if not manifest.shards and plan.world == 1:
-            raise ValueError(f"the text {', '.join(plan.text)} holds no token for model {lm.name!r}; give another text")
-        manifest = replace(manifest, complete=True)
-        manifest.write(root)
+            rows = Rows.of(group.contexts)
+            tell = _teller(plan, group.split, manifest, progress)
+            x, norms = read_group(lm, plan, sites, group, len(rows.context), tell)
+            if writes:
+                manifest = _write_group(plan, group, rows, x, norms, root, manifest)
+                manifest.write(root)
+        return holders.told(lambda: _ended(manifest, lm, plan, root))
+
+
+def _teller(plan: HarvestPlan, split: str, manifest: Manifest, report: Progress | None) -> Callable[[int], None]:
+    """Says how many tokens have been read, when told how many of a group of this split."""
+    done = manifest.progress.get("tokens", {}).get(split, 0)
+
+    def tell(read: int) -> None:
+        if report is not None and split == plan.splits[0]:
+            report(done + read, plan.limit(split))
+
+    return tell
+
+
+def _ended(manifest: Manifest, lm: LanguageModel, plan: HarvestPlan, root: Path) -> Manifest:
+    """The manifest of a finished harvest, written."""
+    if not manifest.shards and plan.world == 1:
+        raise ValueError(f"the text {', '.join(plan.text)} holds no token for model {lm.name!r}; give another text")
+    manifest = replace(manifest, complete=True)
+    manifest.write(root)
     return manifest
 
 
-def _open(root: Path, lm: LanguageModel, plan: HarvestPlan, sites: list[Site], width: dict[str, int]) -> Manifest:
+def _open(
+    root: Path, lm: LanguageModel, plan: HarvestPlan, sites: list[Site], width: dict[str, int], weights: str
+) -> Manifest:
     """The manifest to go on with: of a new store, or of the store there, which must be of the same plan and model."""
-    identity = {"fingerprint": fingerprint(lm.model)}
+    for leftover in (*root.glob(".*.tmp"), *(root / "shards").glob(".*.tmp")):  # of a process that was killed
+        leftover.unlink()
+    identity = {"fingerprint": weights}
     if not (root / MANIFEST).exists():
         source = {
             "kind": "harvest",
@@ -284,34 +315,34 @@ def _jsonable(plan: HarvestPlan) -> dict[str, Any]:
     return json.loads(json.dumps(asdict(plan)))
 
 
-def site_widths(lm: LanguageModel, sites: list[Site], plan: HarvestPlan) -> dict[str, int]:
-    """Site → d, from one short text."""
+def site_widths(lm: LanguageModel, sites: list[Site], plan: HarvestPlan, holders: Axis = ALONE) -> dict[str, int]:
+    """Site → d, from one short text. ValueError: a site of which each of the processes that hold the model has another part."""
     cutter = Cutter(lm, plan.context)
     (ids,) = (ids for _, ids in tokenised(lm.tokenizer, [(0, Document("probe", "How wide is this site?"))]))
     contexts = list(cutter.feed(0, ids))[:1]
     _, found = next(iter(read_sites(lm, sites, contexts, {0: "probe"}, batch_tokens=plan.context)))
+    for site, x in zip(sites, found, strict=True):
+        size = torch.linalg.vector_norm(x.double())
+        if not bool(torch.isclose(holders.gather(size), size, rtol=1e-3).all()):
+            raise ValueError(
+                f"site {site.name!r} lies where each of {holders.size} processes has a part of the model; choose another, such "
+                "as resid.i, attn_in.i, attn_out.i, mlp_in.i or mlp_out.i, or spread the model over devices instead"
+            )
     return {site.name: x.shape[1] for site, x in zip(sites, found, strict=True)}
 
 
 def _write_group(
-    lm: LanguageModel,
     plan: HarvestPlan,
-    sites: list[Site],
     group: Group,
+    rows: Rows,
+    x: dict[str, Float[Tensor, "rows _"]],
+    norms: Mapping[str, Float[Tensor, " rows"]],
     root: Path,
     manifest: Manifest,
-    report: Progress | None,
 ) -> Manifest:
-    """Read a group's rows, write them as the next shard, and give the manifest that lists it."""
-    rows = Rows.of(group.contexts)
+    """Write a group's rows (`x` is emptied) as the next shard, and give the manifest that lists it."""
     tokens = manifest.progress.get("tokens", {})
     done = tokens.get(group.split, 0)
-
-    def tell(read: int) -> None:
-        if report is not None and group.split == plan.splits[0]:
-            report(done + read, plan.limit(group.split))
-
-    x, norms = read_group(lm, plan, sites, group, len(rows.context), tell)
     keep, outliers = usable(norms, plan)
     kept = keep.nonzero().flatten()
     progress = {

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from overtone.data.activations import Activations
 from overtone.data.contexts import Batch, Context, batches_of, contexts_of, model_inputs, pad_id
-from overtone.data.models import DTYPES, LanguageModel
+from overtone.data.models import DTYPES, LanguageModel, device_of
 from overtone.data.sites import Site, capture, resolve_site
 from overtone.data.text import Document
 
@@ -22,7 +22,7 @@ def evaluating(model: nn.Module, compute_dtype: str = "float32") -> Iterator[Non
     """Eval mode (undone on leaving), matrix products in `compute_dtype`; norms and sums stay float32."""
     if compute_dtype not in DTYPES:
         raise ValueError(f"compute_dtype={compute_dtype!r} is not one of {', '.join(DTYPES)}")
-    training, device = model.training, next(model.parameters()).device
+    training, device = model.training, device_of(model)
     enabled = compute_dtype != "float32"
     try:
         model.eval()

@@ -1,5 +1,6 @@
 """Language models by name: loaded from disk, a package or the Hub, never by running or unpickling foreign files."""
 
+import dataclasses
 import difflib
 import hashlib
 import importlib.util
@@ -15,11 +16,13 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 DTYPES = ("float32", "bfloat16", "float16")
 HUB_PATIENCE = 3.0  # seconds
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")  # transformers' and accelerate's
 _LM = 'pip install "overtone[lm]"'
+_SPREAD = 'pip install "overtone[spread]"'
 
 
 def fast_dtype() -> str:
@@ -41,16 +44,30 @@ def predicts_tokens(lm: LanguageModel) -> bool:
     return "ForCausalLM" in type(lm.model).__name__ or "LMHead" in type(lm.model).__name__
 
 
-def load_model(name: str | Path, *, dtype: str = "float32") -> LanguageModel:
+def load_model(
+    name: str | Path,
+    *,
+    dtype: str = "float32",
+    device_map: str | dict[str, str] | None = None,
+    tensor_parallel: bool = False,
+) -> LanguageModel:
     """Load a model and its tokenizer: a folder, a Hugging Face name, or "minilm" (extra `demo`, no network).
 
     A causal LM when its configuration says so, else the bare model. Only safetensors weights are read, and no
     code from the model's folder is run.
 
+    Args:
+        name: what to load.
+        dtype: of the weights.
+        device_map: where the weights go: a device, or "auto", "balanced", "balanced_low_0", "sequential" to lay whole layers on
+            all devices there are, then into memory, then on the disk; or module path → device (extra `spread`). None: the CPU.
+        tensor_parallel: the processes that torchrun started hold the model together, each a part of every matrix, by
+            transformers' plan for it (extra `spread`). All of them then have to call it, on the same texts.
+
     Raises:
-        ImportError: transformers, or for "minilm" its package, is not installed.
+        ImportError: transformers, or for "minilm" its package, or accelerate for a model that is spread, is not installed.
         FileNotFoundError: nothing loadable goes by that name; near matches are offered.
-        ValueError: an unknown dtype, or weights missing in the file.
+        ValueError: an unknown dtype or device, weights missing in the file, or a model that cannot be held together.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r} is not one of {', '.join(DTYPES)}")
@@ -58,6 +75,7 @@ def load_model(name: str | Path, *, dtype: str = "float32") -> LanguageModel:
         from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
     except ImportError as error:
         raise ImportError(f"loading the model {str(name)!r} needs transformers: {_LM}") from error
+    spread = _spread(device_map, tensor_parallel)
     where = _place(name)
     try:
         with _quiet_transformers():
@@ -66,7 +84,7 @@ def load_model(name: str | Path, *, dtype: str = "float32") -> LanguageModel:
             causal = any(a.endswith(("ForCausalLM", "LMHeadModel")) for a in config.architectures or ())
             kind: Any = AutoModelForCausalLM if causal else AutoModel
             model, info = kind.from_pretrained(
-                where, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True, **here
+                where, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True, **here, **spread
             )
             tokenizer = AutoTokenizer.from_pretrained(where, **here)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
@@ -76,7 +94,51 @@ def load_model(name: str | Path, *, dtype: str = "float32") -> LanguageModel:
         raise ValueError(
             f"model {str(name)!r} lacks {len(missing)} weights, such as {missing[0]}; its file is incomplete"
         )
+    if tensor_parallel and not _in_parts(model):
+        raise ValueError(f"transformers has no plan for ranks to hold {type(model).__name__} together; use device_map")
     return LanguageModel(model.eval(), tokenizer, str(name))
+
+
+def _spread(device_map: str | dict[str, str] | None, tensor_parallel: bool) -> dict[str, Any]:
+    """What transformers is told about where weights go."""
+    if device_map is None and not tensor_parallel:
+        return {}
+    if device_map is not None and tensor_parallel:
+        raise ValueError(
+            f"device_map={device_map!r} spreads a model over the devices of one process, tensor_parallel over processes; "
+            "drop one of them"
+        )
+    if importlib.util.find_spec("accelerate") is None:
+        raise ImportError(f"a model that is spread over devices or processes needs accelerate: {_SPREAD}")
+    if device_map is not None:
+        if isinstance(device_map, str) and device_map not in DEVICE_MAPS:
+            try:
+                torch.device(device_map)
+            except RuntimeError as error:
+                raise ValueError(
+                    f"device_map={device_map!r} is neither a device, such as cuda:0, nor one of {', '.join(DEVICE_MAPS)}"
+                ) from error
+        return {"device_map": device_map}
+    size = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    if size < 2:
+        raise ValueError("tensor_parallel is for several processes; start them with torchrun, or drop it")
+    with suppress(ImportError):
+        from transformers.distributed.configuration_utils import DistributedConfig
+
+        if "tp_plan" in {field.name for field in dataclasses.fields(DistributedConfig)}:
+            return {"distributed_config": DistributedConfig(tp_size=size, tp_plan="auto")}
+    return {"tp_plan": "auto"}  # older versions
+
+
+def _in_parts(model: nn.Module) -> bool:
+    from torch.distributed.tensor import DTensor
+
+    return any(isinstance(weight, DTensor) for weight in model.parameters())
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's inputs go: where its first weights are, of one on several devices those that are not laid aside."""
+    return next((w.device for w in model.parameters() if not w.is_meta), torch.device("cpu"))
 
 
 def load_tokenizer(name: str | Path) -> Any:
@@ -94,12 +156,29 @@ def load_tokenizer(name: str | Path) -> Any:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """A short checksum of a model: names and shapes of its weights and a few values of each."""
+    """A short checksum of a model: names and shapes of its weights and a few values of each.
+
+    It is the same wherever the weights are. Processes that hold the model together have to ask all at once.
+    """
     digest = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):
+        weight = _whole(model, name, weight)
         some = weight.flatten()[:: max(1, weight.numel() // 16)][:16].double().tolist()
         digest.update(f"{name} {tuple(weight.shape)} {some}".encode())
     return digest.hexdigest()[:16]
+
+
+def _whole(model: nn.Module, name: str, weight: Tensor) -> Tensor:
+    """A weight, of which this process may have a part, or which accelerate has laid aside until it is used."""
+    if weight.is_meta:
+        from accelerate.utils import align_module_device  # pyright: ignore[reportMissingImports] – the extra `spread`
+
+        path, _, own = name.rpartition(".")
+        with align_module_device(model.get_submodule(path), "cpu"):
+            return getattr(model.get_submodule(path), own).detach()
+    from torch.distributed.tensor import DTensor
+
+    return weight.full_tensor() if isinstance(weight, DTensor) else weight
 
 
 def _place(name: str | Path) -> str:

@@ -8,9 +8,8 @@ shuffled in memory. Riffled this way, uniformly random orders give a uniformly r
 
 import hashlib
 import itertools
-import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,9 +17,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from overtone.data.shards import Shard, StoreError, bytes_of
 from overtone.data.store import TRAIN, Store
 from overtone.data.stream import Batch
+from overtone.data.windows import Part, Wanted, Window, read_rows
 from overtone.seeds import generator
 
 # Bytes that stay together on disk and in every epoch. Larger ones read faster (at 1 MiB, several under way, as fast as
@@ -30,16 +29,22 @@ READERS = 8
 HYPERGEOMETRIC_LIMIT = 10**9  # rows; numpy's
 
 Interval = tuple[int, int]
+Key = tuple[int, int, int]  # epoch, window, place in a batch at which it begins
 Pool = tuple[int, list[Interval]]  # epoch, positions of it that are still to be dealt out
 
 
 class Visit(NamedTuple):
-    """Positions start … stop − 1 of an epoch, all in one window."""
+    """Positions start … stop − 1 of an epoch, all in one window; `drawn`: rows that the reader has drawn before them."""
 
     epoch: int
     window: int
     start: int
     stop: int
+    drawn: int
+
+    def upto(self, position: int) -> "Visit":
+        """What is left of it from a position on."""
+        return self._replace(start=position, drawn=self.drawn + position - self.start)
 
 
 class Epoch:
@@ -138,6 +143,7 @@ def _endless(pools: list[Pool], rows: int) -> Iterator[Pool]:
 
 def _visits(pools: list[Pool], rows: int, window: int, rank: int, world: int, skip: int) -> Iterator[Visit]:
     """A rank's windows without end, after its first `skip` rows. No method: a stream must not hold itself alive."""
+    drawn = skip
     for epoch, intervals in _endless(pools, rows):
         for a, b in shares(intervals, world)[rank]:
             used = min(skip, b - a)
@@ -146,7 +152,8 @@ def _visits(pools: list[Pool], rows: int, window: int, rank: int, world: int, sk
             while start < b:
                 number = start // window
                 stop = min(b, (number + 1) * window)
-                yield Visit(epoch, number, start, stop)
+                yield Visit(epoch, number, start, stop, drawn)
+                drawn += stop - start
                 start = stop
 
 
@@ -202,12 +209,13 @@ class StoreStream:
         self._identity = self._identify()
         self._pools: list[Pool] = [(0, [(0, self.rows)])]
         self._drawn = 0  # rows this rank has drawn from the pools
+        self._part, self._begin = Part.of(batch, 0, 1), 0  # what is read of every batch; rows drawn before one of them
         self._pin = torch.cuda.is_available()
-        self._loaded: dict[tuple[int, int], _Window] = {}
+        self._loaded: dict[Key, Window] = {}
         self._spare: list[dict[str, Tensor]] = []
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="overtone-window")
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="overtone-read")
-        self._coming: tuple[tuple[int, int], Future[_Window]] | None = None
+        self._coming: tuple[Key, Future[Window]] | None = None
         self._visits = self._plan()
         self._visit, self._next = next(self._visits), next(self._visits)
 
@@ -215,23 +223,34 @@ class StoreStream:
         return self
 
     def __next__(self) -> Batch:
-        rows = self.next_rows()
-        return Batch.of(self.layout, rows)
+        return Batch.part(self.layout, self.next_rows(), self.batch)
+
+    def deal(self, rank: int, ranks: int) -> None:
+        """From now on leave out of every batch what is not the part of this one of `ranks` ranks, and do not read it.
+
+        The part is contiguous; order and position are those of whole batches. ValueError: a batch of fewer rows than ranks.
+        """
+        part = Part.of(self.batch, rank, ranks)
+        self._begin = self._drawn
+        if part != self._part:
+            if self._coming is not None:
+                wait([self._coming[1]])
+            self._part, self._loaded, self._coming, self._spare = part, {}, None, []
 
     def next_rows(self) -> dict[str, Float[Tensor, "batch _"]]:
-        """Site → the next batch of its rows; row i is of the same token at every site."""
+        """Site → the next batch of its rows (or a rank's part of them); row i is of the same token at every site."""
         parts: dict[str, list[Tensor]] = {s: [] for s in self.sites}
-        missing = self.batch
-        while missing:
+        taken = 0
+        while taken < self.batch:
             visit = self._visit
-            take = min(missing, visit.stop - visit.start)
+            take = min(self.batch - taken, visit.stop - visit.start)
             window, first = self._get(visit), visit.start - visit.window * self.window
-            at = window.order[first : first + take]
+            at = window.order[first : first + take][self._part.between(taken, taken + take)]
             for s in self.sites:
                 parts[s].append(window.rows[s].index_select(0, at))
-            missing -= take
+            taken += take
             self._drawn += take
-            self._visit = visit._replace(start=visit.start + take)
+            self._visit = visit.upto(visit.start + take)
             if self._visit.start == visit.stop:
                 self._visit, self._next = self._next, next(self._visits)
         return {s: self._finish(pieces) for s, pieces in parts.items()}
@@ -260,6 +279,7 @@ class StoreStream:
         self._pools, self._drawn = pools, state["drawn"]
         if state["world"] != self.world:
             self._pools, self._drawn = self._left(pools, state["world"], state["drawn"]), 0
+        self._begin = self._drawn
         self._visits = self._plan()
         self._visit, self._next = next(self._visits), next(self._visits)
 
@@ -292,24 +312,30 @@ class StoreStream:
         """This rank's windows, from where it stands, without end."""
         return _visits(self._pools, self.rows, self.window, self.rank, self.world, self._drawn)
 
-    def _get(self, visit: Visit) -> "_Window":
+    def _key(self, visit: Visit) -> Key:
+        """What of the visit's window is read: all of it, or parts of batches, of which the window begins at a certain place."""
+        first = visit.drawn - (visit.start - visit.window * self.window) - self._begin
+        return visit.epoch, visit.window, 0 if self._part.whole else first % self.batch
+
+    def _get(self, visit: Visit) -> Window:
         """The visit's window in memory; the next visit's is read in the background meanwhile."""
-        key, ahead = visit[:2], self._next[:2]
+        key, ahead = self._key(visit), self._key(self._next)
         if key not in self._loaded:
             coming, self._coming = self._coming, None
             found = coming[1].result() if coming is not None else None
             if coming is None or coming[0] != key:  # a new position was loaded
-                found = self._read(visit, found.rows if found else self._buffers())
+                found = self._read(key, found.rows if found else self._buffers())
             self._spare += [window.rows for window in self._loaded.values()]
             assert found is not None
             self._loaded = {key: found}
         if ahead != key and self._coming is None:
             buffers = self._spare.pop() if self._spare else self._buffers()
-            self._coming = ahead, self._ahead.submit(self._read, self._next, buffers)
+            self._coming = ahead, self._ahead.submit(self._read, ahead, buffers)
         return self._loaded[key]
 
     def _buffers(self) -> dict[str, Tensor]:
-        return {s: torch.empty(self.window, self.store.sites[s], dtype=self.store.dtype) for s in self.sites}
+        rows = self._part.most(self.window)
+        return {s: torch.empty(rows, self.store.sites[s], dtype=self.store.dtype) for s in self.sites}
 
     def _order(self, number: int) -> Epoch:
         row = max(self._row_bytes.values())
@@ -317,40 +343,20 @@ class StoreStream:
         block = max(1, min(LARGEST_BLOCK, max(SMALLEST_BLOCK, slice_bytes // BLOCKS)) // row)
         return Epoch([shard.rows for shard in self._shards], self.window, block, self.seed, number)
 
-    def _read(self, visit: Visit, buffers: dict[str, Tensor]) -> "_Window":
+    def _read(self, key: Key, buffers: dict[str, Tensor]) -> Window:
         """Read a window's rows into `buffers`, several pieces at a time."""
-        if self._epoch.number != visit.epoch:
-            self._epoch = self._order(visit.epoch)
+        number, window, phase = key
+        if self._epoch.number != number:
+            self._epoch = self._order(number)
+        wanted = Wanted.of(self._epoch.shuffled(window), self._part, phase)
         jobs, done = [], 0
-        for shard, first, rows in self._epoch.extents(visit.window):
-            for s in self.sites:
-                into = buffers[s][done : done + rows]
-                offset = self._starts[shard][s] + first * self._row_bytes[s]
-                jobs.append(self._readers.submit(self._read_piece, self._shards[shard], s, offset, into))
+        for shard, first, rows in self._epoch.extents(window):
+            into, which = wanted.within(done, rows)
             done += rows
+            for s in self.sites if into.start < into.stop else ():
+                path = self.store.path / self._shards[shard].sites[s].path
+                start = self._starts[shard][s] + first * self._row_bytes[s]
+                jobs.append(self._readers.submit(read_rows, path, start, which, buffers[s][into]))
         for job in jobs:
             job.result()
-        return _Window(buffers, self._epoch.shuffled(visit.window))
-
-    def _read_piece(self, shard: Shard, site: str, offset: int, into: Tensor) -> None:
-        path = self.store.path / shard.sites[site].path
-        view = bytes_of(into)
-        try:
-            file = os.open(path, os.O_RDONLY)
-        except FileNotFoundError as error:
-            raise StoreError(f"{path} is missing; the store is damaged") from error
-        try:
-            while len(view):
-                count = os.preadv(file, [view], offset)
-                if not count:
-                    raise StoreError(f"{path} is cut short; overtone store verify {self.store.path} says what else is")
-                view, offset = view[count:], offset + count
-        finally:
-            os.close(file)
-
-
-class _Window(NamedTuple):
-    """A window in memory: its rows as they were read, and the order to use them in."""
-
-    rows: dict[str, Tensor]
-    order: Int[Tensor, " rows"]
+        return Window(buffers, wanted.order)

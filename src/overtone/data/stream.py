@@ -20,17 +20,30 @@ class Batch(NamedTuple):
         x: rows to read.
         target: rows to reconstruct.
         passage: the text that they are rows of and the model that read it, where the stream keeps them together.
+        whole: rows of the batch that these are a rank's part of (`Dealt`); None: they are all of it.
     """
 
     x: Float[Tensor, "batch d"]
     target: Float[Tensor, "batch d_out"]
     passage: Passage | None = None
+    whole: int | None = None
+
+    @property
+    def rows(self) -> int:
+        """Rows of the batch, those of other ranks counted."""
+        return len(self.x) if self.whole is None else self.whole
 
     @classmethod
     def of(cls, layout: Layout, rows: Mapping[str, Float[Tensor, "batch _"]]) -> "Batch":
         """Rows of the same tokens at several sites, laid side by side."""
         x = side_by_side(layout.reads, rows)
         return cls(x, x if layout.writes is None else side_by_side(layout.writes, rows))
+
+    @classmethod
+    def part(cls, layout: Layout, rows: Mapping[str, Float[Tensor, "part _"]], whole: int) -> "Batch":
+        """The same, where these may be some of a batch of `whole` rows."""
+        batch = cls.of(layout, rows)
+        return batch if len(batch.x) == whole else batch._replace(whole=whole)
 
 
 @runtime_checkable
@@ -72,6 +85,18 @@ class RowSource(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a saved position."""
+        ...
+
+
+@runtime_checkable
+class Dealt(Protocol):
+    """A stream, or a source of rows, that can leave out of its batches what other ranks have of them, and not read it."""
+
+    def deal(self, rank: int, ranks: int) -> None:
+        """From now on give of every batch of B rows only rows rank · B // ranks to (rank + 1) · B // ranks.
+
+        Rows, their order, and positions stay those of whole batches; `deal(0, 1)` gives these again.
+        """
         ...
 
 
@@ -126,7 +151,12 @@ class SharedReader:
     def __next__(self) -> Batch:
         rows = self._shared.rows(self.count)
         self.count += 1
-        return Batch.of(self.layout, rows)
+        return Batch.part(self.layout, rows, self._shared.source.batch)
+
+    def deal(self, rank: int, ranks: int) -> None:
+        """Leave out other ranks' rows, for all readers, where the source can."""
+        if isinstance(self._shared.source, Dealt):
+            self._shared.source.deal(rank, ranks)
 
     def state_dict(self) -> dict[str, Any]:
         """The position after this reader's last batch."""
@@ -201,7 +231,7 @@ class ArrayStream:
         self._check_layout(source)
         self.batch, self.seed = batch, seed
         self.epoch, self.position = 0, 0
-        self._order = self._permutation(0)
+        self._order, self._part = self._permutation(0), slice(None)
 
     def _check_layout(self, source: str) -> None:
         widths = self.x.shape[1], self.x.shape[1] if self.target is None else self.target.shape[1]
@@ -229,9 +259,14 @@ class ArrayStream:
             if self.position == len(self.x):
                 self.epoch, self.position = self.epoch + 1, 0
                 self._order = self._permutation(self.epoch)
-        chosen = parts[0] if len(parts) == 1 else torch.cat(parts)
+        chosen = (parts[0] if len(parts) == 1 else torch.cat(parts))[self._part]
         x = self.x[chosen].float()
-        return Batch(x, x if self.target is None else self.target[chosen].float())
+        whole = None if len(x) == self.batch else self.batch
+        return Batch(x, x if self.target is None else self.target[chosen].float(), whole=whole)
+
+    def deal(self, rank: int, ranks: int) -> None:
+        """Leave out other ranks' rows from now on; `Dealt`."""
+        self._part = slice(rank * self.batch // ranks, (rank + 1) * self.batch // ranks)
 
     def state_dict(self) -> dict[str, Any]:
         """Epoch and position in it."""

@@ -226,7 +226,7 @@ def evaluate(dictionary: Dictionary, rows: AnyRows, *, batch: int = 1024) -> Rec
         batch: rows at a time for a matrix.
     """
     result = None
-    for x, target, _ in in_batches(rows, batch):
+    for x, target, *_ in in_batches(rows, batch):
         part = accumulate(dictionary, x, target)
         result = part if result is None else merge(result, part)
     if result is None:
