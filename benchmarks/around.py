@@ -21,7 +21,7 @@ from unittest.mock import patch
 import tyro
 from common import random_chunks, show
 
-from overtone import Run, StoreStream, checkpoint, firing, gba, import_rows, runs, steering, training
+from overtone import Run, StoreStream, firing, gba, import_rows, resumption, runs, steering, training
 from overtone.cli.common import write_json
 
 ALLOWED = 0.05
@@ -54,7 +54,7 @@ PARTS: dict[str, tuple[tuple[Any, str], ...]] = {
     "stream": ((StoreStream, "__next__"),),
     "statistics": ((steering.BiasAdaptation, "after_step"), (training.firing, "merge"), (firing, "observe")),
     "records": ((training, "_record"),),
-    "checkpoints": ((checkpoint, "save_state"), (training, "_refuse_divergence")),
+    "checkpoints": ((resumption, "save_state"), (training, "_refuse_divergence")),
 }
 
 

@@ -16,8 +16,8 @@ import torch
 import tyro
 
 from overtone import ArrayStream, Run, gba, start, topk
-from overtone.checkpoint import Writer, save_state
 from overtone.cli.common import write_json
+from overtone.resumption import Writer, save_state
 from overtone.training import step_once
 
 # Name, method, latents, d, batch

@@ -30,6 +30,7 @@ from overtone import (
     load,
     matching_pursuit,
     matryoshka,
+    resumption,
     save,
     topk,
 )
@@ -180,9 +181,9 @@ def test_resuming_with_other_settings_is_refused(rows: torch.Tensor, tmp_path: P
     finished(tmp_path / "run", make_run(gba(groups=3)), rows, stop_after=5)
     newest = checkpoints.checkpoints(tmp_path / "run")[-1]
     with pytest.raises(CheckpointError, match="belongs to a run with other settings"):
-        checkpoints.load_state(make_run(gba(groups=4)), ArrayStream(rows, 32), newest)
+        resumption.load_state(make_run(gba(groups=4)), ArrayStream(rows, 32), newest)
     with pytest.raises(ValueError, match="the saved position was of rows=600"):
-        checkpoints.load_state(make_run(gba(groups=3)), ArrayStream(rows[:300], 32), newest)
+        resumption.load_state(make_run(gba(groups=3)), ArrayStream(rows[:300], 32), newest)
 
 
 def test_resuming_with_other_rows_is_refused(rows: torch.Tensor, tmp_path: Path):

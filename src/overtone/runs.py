@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from overtone import checkpoint, config
+from overtone import checkpoint, config, resumption
 from overtone.data.stream import ArrayStream, Stream
 from overtone.dictionary import Dictionary
 from overtone.files import replace_text
@@ -36,7 +36,7 @@ class RunFolder:
 
     def __init__(self, path: Path, run: Run, data: dict[str, Any]):
         self.path, self.run, self.data = path, run, data
-        self.writer = checkpoint.Writer()
+        self.writer = resumption.Writer()
 
     @classmethod
     def create(cls, path: str | Path, run: Run, data: dict[str, Any] | None = None) -> "RunFolder":
@@ -95,7 +95,7 @@ class RunFolder:
     def resume(self, stream: Stream, world: World | None = None) -> TrainState | None:
         """The newest checkpoint's state, with records after it dropped; None where nothing was checkpointed yet."""
         newest = checkpoint.checkpoints(self.path)
-        state = checkpoint.load_state(self.run, stream, newest[-1], world) if newest else None
+        state = resumption.load_state(self.run, stream, newest[-1], world) if newest else None
         self._drop_records(state.step if state else 0)
         return state
 
@@ -121,7 +121,7 @@ class RunFolder:
 
     def keep(self, state: TrainState, stream: Stream) -> None:
         """Write a checkpoint, in the background: `writer` has to be waited for at last."""
-        checkpoint.save_state(self.run, state, stream, self.path, writer=self.writer)
+        resumption.save_state(self.run, state, stream, self.path, writer=self.writer)
 
     def finish(self, dictionary: Dictionary) -> None:
         """Write the trained dictionary."""
@@ -140,7 +140,7 @@ class WatchedFolder(RunFolder):
 
     def keep(self, state: TrainState, stream: Stream) -> None:
         """The other rank writes it, with this one's latents."""
-        checkpoint.give_state(state)
+        resumption.give_state(state)
 
     def finish(self, dictionary: Dictionary) -> None:
         """The other rank writes it, with this one's latents."""
@@ -197,7 +197,7 @@ def execute_together(
     first = min(left, key=lambda i: states[i].step)
     newest = checkpoint.checkpoints(members[first][0].path)
     for i in left:
-        members[i][1].load_state_dict(checkpoint.position(newest[-1]) if newest else begin[i])
+        members[i][1].load_state_dict(resumption.position(newest[-1]) if newest else begin[i])
     world.wait()  # before the first one writes, all have read
     going = {i: _steps(*members[i], states[i]) for i in left}
     with ExitStack() as at_last:

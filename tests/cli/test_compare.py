@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import overtone
-from overtone import checkpoint
+from overtone import resumption
 from overtone.catalogue import named
 from tiny_models import WORDS, tiny
 
@@ -96,7 +96,7 @@ def test_a_stopped_comparison_goes_on(
 ):
     words = ("compare", "--activations", activations, *METHODS, *SHORT, "--seeds", 1, "--seed", 7, "--at-once", 4)
     assert call(*words, "--out", "whole", "--json", "whole.json")[0] == 0
-    real, saves = checkpoint.save_state, 0
+    real, saves = resumption.save_state, 0
 
     def stop(*args, **kwargs):
         nonlocal saves
@@ -106,7 +106,7 @@ def test_a_stopped_comparison_goes_on(
         real(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save_state", stop)
+        patch.setattr(resumption, "save_state", stop)
         status, _, err = call(*words, "--out", "parts")
     assert status == 130 and "go on with: overtone compare --resume parts" in err
     status, _, err = call("compare", "--resume", "parts", "--json", "parts.json")
@@ -183,7 +183,7 @@ def test_a_users_method_is_named_again_to_go_on(call, activations: Path, tmp_pat
 
     for verb in ("compare", "train"):
         with monkeypatch.context() as patch:
-            patch.setattr(checkpoint, "save_state", stop)
+            patch.setattr(resumption, "save_state", stop)
             status, _, err = call(verb, *words, "--out", verb)
         assert status == 130 and f"overtone {verb} --resume {verb} --parts {OWN}" in err
         status, _, err = call(verb, "--resume", verb)

@@ -162,9 +162,9 @@ def test_a_group_stopped_between_two_checkpoints_goes_on(
         "topk(k=4)",
     )
     assert call("train", *words, "--out", "whole")[0] == 0
-    from overtone import checkpoint
+    from overtone import resumption
 
-    real, saves = checkpoint.save_state, 0
+    real, saves = resumption.save_state, 0
 
     def stop(*args, **kwargs):
         nonlocal saves
@@ -174,7 +174,7 @@ def test_a_group_stopped_between_two_checkpoints_goes_on(
         real(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save_state", stop)
+        patch.setattr(resumption, "save_state", stop)
         assert call("train", *words, "--out", "parts")[0] == 130
     steps = sorted(p.name for p in (folder / "parts").glob("*/checkpoints/0*"))
     assert steps == {1: [], 2: ["000000008"], 4: ["000000008", "000000016"]}[stop_at]

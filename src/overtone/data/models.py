@@ -174,7 +174,7 @@ def _whole(model: nn.Module, name: str, weight: Tensor) -> Tensor:
         from accelerate.utils import align_module_device  # pyright: ignore[reportMissingImports] – the extra `spread`
 
         path, _, own = name.rpartition(".")
-        with align_module_device(model.get_submodule(path), "cpu"):
+        with align_module_device(model.get_submodule(path), torch.device("cpu")):
             return getattr(model.get_submodule(path), own).detach()
     from torch.distributed.tensor import DTensor
 
