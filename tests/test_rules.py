@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -241,6 +242,20 @@ def test_told_nothing_thresholds_end_at_their_share_of_the_universal_one(rows: t
     for _ in range(140):
         step_once(run, state, next(stream))
     torch.testing.assert_close(-dictionary.b_enc, expected.detach().expand(24))
+
+
+@pytest.mark.parametrize("centre", ["fixed", "trained"])
+def test_told_nothing_the_centre_starts_at_the_mean_and_stays_there_unless_it_is_trained(
+    centre: Any, rows: torch.Tensor
+):
+    run = Run(method=gba_universal(groups=3, centre=centre), steps=20, latents=24, batch=100)
+    stream = ArrayStream(rows, batch=100, seed=0)
+    state = start(run, stream)
+    mean = state.dictionary.centre.detach().clone()
+    assert bool(mean.any())
+    for _ in range(20):
+        step_once(run, state, next(stream))
+    assert torch.equal(state.dictionary.centre, mean) == (centre == "fixed")
 
 
 def test_a_release_goes_all_the_way_in_equal_steps_of_the_logarithm():

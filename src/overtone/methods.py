@@ -259,6 +259,7 @@ def gba_universal(
     last: float = 0.6,
     suffixes: int = 1,
     resample: bool = True,
+    centre: Literal["fixed", "trained"] = "fixed",
 ) -> Method:
     """GBA (arXiv 2506.14002) that is told nothing: it resonates over a wide spectrum, then lets go to the universal threshold.
 
@@ -275,6 +276,8 @@ def gba_universal(
         suffixes: into how many parts the loss is nested, the rarest latents alone, then with all others (`RareSuffixes`). 1: one
             loss. 4: for many more latents than features, at a cost in hierarchies (docs/log.md).
         resample: whether latents start anew.
+        centre: "fixed" – at the data's mean; "trained" – it starts there and learns: features that are often active are part of
+            the mean, and detected better where it need not hold them.
     """
     method = gba(groups=groups, htf=htf, ltf=ltf, interval=interval)
     rules = tuple(
@@ -283,7 +286,8 @@ def gba_universal(
     )
     rules += (SurplusResampling(),) if resample else ()
     loss = Reconstruction() if suffixes == 1 else RareSuffixes(suffixes)
-    return replace(method, name="gba-universal", losses=(loss,), rules=rules)
+    parametrisation = replace(method.parametrisation, centre=centre)
+    return replace(method, name="gba-universal", losses=(loss,), rules=rules, parametrisation=parametrisation)
 
 
 # What many methods of the field have in common: an encoder of its own, trained biases, no output scales; unit atoms under Adam.

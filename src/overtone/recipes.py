@@ -113,7 +113,8 @@ def with_gba_centre(method: Method) -> Method:
     return replace(method, rules=(CentreAtMean(), *_uncentred(method.rules)), parametrisation=fixed, lr=gba().lr)
 
 
-UNIVERSAL, UNIVERSAL_NESTED = "GBA, universal threshold", "GBA, universal threshold, nested"
+UNIVERSAL = "GBA, universal threshold"
+UNIVERSAL_NESTED, UNIVERSAL_TRAINED = f"{UNIVERSAL}, nested", f"{UNIVERSAL}, trained centre"
 
 IMBALANCED = Suite(
     name="imbalanced",
@@ -188,7 +189,15 @@ def rivals(
         "jumprelu": (lambda: jumprelu(k), f"JumpReLU, L0 = {k}"),
         "l1": (lambda: l1(coefficient), f"ReLU, L1 {coefficient:.2g}"),
     }
-    return {name: Contestant(lambda make=make: prepared(make()), what) for name, (make, what) in made.items()}
+    found = {name: Contestant(lambda make=make: prepared(make()), what) for name, (make, what) in made.items()}
+    # What differs from another by its centre alone is prepared as that one, and then has its own.
+    found["gba-universal-trained"] = Contestant(lambda: _trained(prepared(gba_universal())), UNIVERSAL_TRAINED)
+    return found
+
+
+def _trained(method: Method) -> Method:
+    """A method whose centre learns, from where it is prepared to start."""
+    return replace(method, parametrisation=replace(method.parametrisation, centre="trained"))
 
 
 LINEAR_BENCH = Suite(
