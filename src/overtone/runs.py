@@ -147,12 +147,17 @@ class WatchedFolder(RunFolder):
         checkpoint.give(dictionary)
 
 
-def claim_folder(path: Path) -> None:
-    """Make a new, writable folder or say why not."""
+def claim_folder(path: Path, option: str = "--out", *, resumed: bool = True) -> None:
+    """Make a new, writable folder or say why not.
+
+    Args:
+        path: of the folder.
+        option: that it was given by.
+        resumed: whether the command goes on with a folder of its own.
+    """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise FileExistsError(
-            f"{path} exists and is not overwritten; choose another --out, remove it, or go on with --resume {path}"
-        )
+        remedy = f", remove it, or go on with --resume {path}" if resumed else " or remove it"
+        raise FileExistsError(f"{path} exists and is not overwritten; choose another {option}{remedy}")
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / f".write-test-{os.getpid()}"
@@ -160,7 +165,7 @@ def claim_folder(path: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise OSError(
-            f"cannot write to {path}: {error.strerror or error}; free some space or choose another --out"
+            f"cannot write to {path}: {error.strerror or error}; free some space or choose another {option}"
         ) from error
 
 

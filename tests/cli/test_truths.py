@@ -68,7 +68,7 @@ def test_what_else_is_done_with_such_a_run(kept: Path, call: Call):
         (("report", run, "--split", "train"), "drop --site and --split"),
         (("evaluate", run, "--downstream"), "this run was trained on suite imbalanced"),
         (("latents", run), "does not say which text its rows come from"),
-        (("recover", "imbalanced", *TRUTH, "--methods", "gba", "--runs", "kept"), "is not overwritten"),
+        (("recover", "imbalanced", *TRUTH, "--methods", "gba", "--runs", "kept"), "choose another --runs or remove it"),
         (("recover", "markov", "--runs", "other"), "suite markov has none"),
         (("recover", "all", "--runs", "other"), "--runs is not an option of recover all"),
     ):

@@ -74,7 +74,7 @@ def recover_features(name: str, asked: Asked) -> dict[str, Any]:
         for s, truth in truths.items()
     ]
     if asked.keep is not None:
-        claim_folder(asked.keep)
+        claim_folder(asked.keep, "--runs", resumed=False)
     began = time.perf_counter()
     results = sorted(
         in_processes(work_on, work, asked.jobs, "trainings"),
