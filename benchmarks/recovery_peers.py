@@ -32,7 +32,16 @@ from overtone.cli.common import spread, write_json
 from overtone.cli.features import SCORED_ROWS
 from overtone.recipes import SUITES
 
-SHOWN = ("frr_0.8", "frr_0.9", "mcc", "f1", "uniqueness", "absorption", "explained_variance", "l0")
+SHOWN = {
+    "frr_0.8": "FRR 0.8",
+    "frr_0.9": "FRR 0.9",
+    "mcc": "MCC",
+    "f1": "F1",
+    "uniqueness": "unique",
+    "absorption": "abs.",
+    "explained_variance": "EV",
+    "l0": "L0",
+}
 
 
 @dataclass(frozen=True)
@@ -199,7 +208,7 @@ def main(options: Options) -> None:
         lines.append([*asked, *(spread([f.get(key, float("nan")) for f in own], 3) for key in SHOWN)])
     show(
         f"{options.suite}, {steps} steps, {options.seeds} seeds",
-        ("library", "method", "k", "lr", "penalty", *SHOWN),
+        ("library", "method", "k", "lr", "penalty", *SHOWN.values()),
         lines,
     )
     write_json(
