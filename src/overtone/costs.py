@@ -286,9 +286,8 @@ def memory(run: Run, layout: Layout, rows: int, latents: int, l0: float) -> dict
     in_batch = FLOAT * share.rows * (layout.d if layout.onto_itself else wide)
     codes = 3 * FLOAT * at_once * layout.d + (3 + 2 * (groups > 1)) * FLOAT * groups * at_once * layout.d_out
     entries = round(96 * at_once * l0 / latents)
-    if (
-        share.parts > 1
-    ):  # normalised rows, and what is kept of the parts' codes: for rules, and while a budget is dealt out
+    if share.parts > 1:
+        # Normalised rows, and what is kept of the parts' codes: for rules, and while a budget is dealt out.
         codes += FLOAT * share.rows * layout.d
         kept = 12 * (not all(map(goes_by_seen, method.rules))) + 51 * isinstance(method.select, BatchTopK)
         entries += round(kept * share.rows * l0 / latents)
