@@ -89,7 +89,7 @@ def write_report(
     if folder:
         size = write_folder(out.parent, title, views)
         console.print(
-            f"Report: {out} ({_mib(size.opened)}) and {size.files:,} files beside it ({_mib(size.beside)}) – open it in "
+            f"Report: {out} ({_mib(size.opened)}) and {size.files:,} {'file' if size.files == 1 else 'files'} beside it ({_mib(size.beside)}) – open it in "
             "a browser"
         )
         return
