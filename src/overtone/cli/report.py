@@ -88,10 +88,9 @@ def write_report(
     title = title or title_of(subjects[0])
     if folder:
         size = write_folder(out.parent, title, views)
-        console.print(
-            f"Report: {out} ({_mib(size.opened)}) and {size.files:,} {'file' if size.files == 1 else 'files'} beside it ({_mib(size.beside)}) – open it in "
-            "a browser"
-        )
+        files = "1 file" if size.files == 1 else f"{size.files:,} files"
+        beside = f"{files} beside it ({_mib(size.beside)})"
+        console.print(f"Report: {out} ({_mib(size.opened)}) and {beside} – open it in a browser")
         return
     size = write_page(out, title, views)
     console.print(f"Report: {out} ({_mib(size)}) – open it in a browser")
