@@ -80,6 +80,7 @@ KINDS: dict[str, Callable[[Size], Dictionary]] = {
     "gba": lambda n: made(n, JumpReLU(), Parametrisation(centre="fixed")),
     "gba, rows as they are": lambda n: made(n, JumpReLU(), Parametrisation(input_norm="none")),
     "gba, one scale": lambda n: made(n, JumpReLU(), Parametrisation(input_norm="site")),
+    "gba, roots": lambda n: made(n, JumpReLU(), Parametrisation(input_norm="root")),
     "gba untied": lambda n: made(n, JumpReLU(), Parametrisation(tied=False)),
     "relu": lambda n: made(n, ReLU()),
     "relu, uncentred": lambda n: made(n, ReLU(), with_(centre="none")),
@@ -117,6 +118,7 @@ KINDS: dict[str, Callable[[Size], Dictionary]] = {
 S, DL, SP, G1, G2, CT = "saelens", "dictionary_learning", "sparsify", "gemma_scope_1", "gemma_scope_2", "circuit_tracer"
 JUMPS = (S, DL, G1, G2)
 FITS: dict[str, tuple[str, ...]] = {
+    "gba, roots": (),
     **dict.fromkeys(("gba", "gba untied", "relu, rms", "l1, rows", "jumprelu, rows", "topk, rows"), (S,)),
     **dict.fromkeys(("gated, rows", "abstopk", "pursuit", "pursuit, rows", "row transcoder"), (S,)),
     **dict.fromkeys(

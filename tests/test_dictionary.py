@@ -114,6 +114,23 @@ def test_codes_are_the_formula(rows: torch.Tensor):
     torch.testing.assert_close(dictionary(rows), x_hat, atol=1e-5, rtol=1e-5)
 
 
+def test_rows_divided_by_the_root_of_their_norm_are_between_unit_rows_and_rows_as_they_are(rows: torch.Tensor):
+    """(S4) A typical row has norm 1; one of four times its norm has 2, and is given back as it was."""
+    dictionary = Dictionary(12, 20, parametrisation=Parametrisation(input_norm="root"))
+    dictionary.measure_sites(rows, rows)
+    typical = rows.norm(dim=1).median()
+    x = torch.nn.functional.normalize(rows[:5], dim=1) * typical * torch.tensor([1.0, 4.0, 0.25, 9.0, 0.0])[:, None]
+    normalised, norm = dictionary.normalise(x)
+    torch.testing.assert_close(normalised.norm(dim=1), torch.tensor([1.0, 2.0, 0.5, 3.0, 0.0]))
+    torch.testing.assert_close(normalised * norm * typical, x)
+    with torch.no_grad():
+        dictionary.b_dec.copy_(rows[0])
+        codes = dictionary.encode_normalised(normalised, norm)
+        wanted = dictionary.decode_normalised(codes.entries) * norm * typical
+    torch.testing.assert_close(dictionary.reconstruct(x), wanted)
+    assert not dictionary.reconstruct(x)[4].any()
+
+
 def test_permuting_latents_permutes_codes(dictionary: Dictionary, rows: torch.Tensor, generator: torch.Generator):
     groups = dictionary.select.k if isinstance(dictionary.select, GroupMax) else 1  # which permutes within groups
     order = torch.cat([g[torch.randperm(len(g), generator=generator)] for g in torch.arange(20).tensor_split(groups)])
@@ -123,9 +140,13 @@ def test_permuting_latents_permutes_codes(dictionary: Dictionary, rows: torch.Te
 
 
 def test_scaling_the_input_scales_the_reconstruction(dictionary: Dictionary, rows: torch.Tensor):
+    """Of unit rows as they are; of rows divided by the root of their norm together with what a typical norm is."""
+    z, x_hat = dictionary.encode(rows).z, dictionary(rows)
+    if dictionary.read_scale is not None:
+        dictionary.read_scale *= 32.0
     # A power of two rounds nothing: with another factor a row next to a gate may fall on its other side.
-    torch.testing.assert_close(dictionary(rows * 32.0), dictionary(rows) * 32.0, rtol=1e-6, atol=0)
-    torch.testing.assert_close(dictionary.encode(rows * 32.0).z, dictionary.encode(rows).z, rtol=1e-6, atol=0)
+    torch.testing.assert_close(dictionary(rows * 32.0), x_hat * 32.0, rtol=1e-6, atol=0)
+    torch.testing.assert_close(dictionary.encode(rows * 32.0).z, z, rtol=1e-6, atol=0)
 
 
 def test_decode_is_affine_in_the_codes(dictionary: Dictionary, rows: torch.Tensor):
@@ -206,13 +227,13 @@ def test_jumprelu_magnitude_does_not_depend_on_the_bias(generator: torch.Generat
 
 
 def test_codes_can_be_edited(dictionary: Dictionary, rows: torch.Tensor):
-    """Steering: one latent set to 2 adds 2 a_m w_m where it was silent, in the units of the normalised input."""
+    """Steering: one latent set to 2 adds twice its atom in the data's units where it was silent, times the row's norm."""
     codes = dictionary.encode(rows.reshape(20, 30, 12))
     z = codes.z.clone()
     was = z[..., 3].clone()
     z[..., 3] = 2
     moved = (dictionary.decode(codes.with_z(z)) - dictionary.decode(codes)) / codes.norm
-    expected = (2 - was)[..., None] * dictionary.effective_atoms[3]
+    expected = (2 - was)[..., None] * dictionary.data_atoms[3]
     torch.testing.assert_close(moved, expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match=r"z has shape \(600, 20\); these codes are \(20, 30, 20\)"):
         codes.with_z(z.reshape(600, 20))

@@ -77,5 +77,5 @@ def test_a_pursuit_that_stops_when_it_picks_an_atom_again(x: torch.Tensor):
 
 
 def test_which_norms_are_a_rows_own():
-    own = {name: with_(input_norm=name).per_row for name in ("row", "rms", "site", "none")}
-    assert own == {"row": True, "rms": True, "site": False, "none": False}
+    own = {name: with_(input_norm=name).per_row for name in ("row", "rms", "root", "site", "none")}
+    assert own == {"row": True, "rms": True, "root": True, "site": False, "none": False}

@@ -1,7 +1,19 @@
+from typing import Any
+
 import pytest
 import torch
 
-from overtone import L1, Dictionary, Matryoshka, RarestFirst, RareSuffixes, Reconstruction, SampledMatryoshka, Spectrum
+from overtone import (
+    L1,
+    Dictionary,
+    Matryoshka,
+    Parametrisation,
+    RarestFirst,
+    Reconstruction,
+    RelativeError,
+    SampledMatryoshka,
+    Spectrum,
+)
 from overtone.dictionary import Codes
 
 
@@ -23,6 +35,24 @@ def test_reconstruction_is_half_the_squared_error(dictionary: Dictionary, genera
     codes, target = codes_of(dictionary, torch.randn(30, 6, generator=generator))
     expected = 0.5 * ((dictionary.decode_normalised(codes.entries) - target) ** 2).sum(1).mean()
     torch.testing.assert_close(Reconstruction()(dictionary, codes, target), expected)
+
+
+@pytest.mark.parametrize("norm", ["row", "root", "site", "none"])
+def test_the_relative_error_is_that_of_the_rows_as_they_are(norm: Any, generator: torch.Generator):
+    """Whatever they are divided by on the way; with its gradient, and without rows that are zero."""
+    rows = torch.randn(30, 6, generator=generator) * torch.rand(30, 1, generator=generator) * 9
+    dictionary = Dictionary(6, 12, parametrisation=Parametrisation(input_norm=norm))
+    dictionary.measure_sites(rows, rows)
+    error = (dictionary(rows) - rows).norm(dim=1) / rows.norm(dim=1)
+    loss = RelativeError()(dictionary, *codes_of(dictionary, rows))
+    torch.testing.assert_close(loss, 0.5 * error.square().mean())
+    loss.backward()
+    with_zeros = torch.cat([rows, torch.zeros(10, 6)])
+    more = RelativeError()(dictionary, *codes_of(dictionary, with_zeros))
+    torch.testing.assert_close(more, loss * 30 / 40)
+    first = dictionary.W_dec.grad.clone()
+    more.backward()
+    torch.testing.assert_close(dictionary.W_dec.grad, first * (1 + 30 / 40))
 
 
 WIDE = Spectrum(groups=3, htf=0.5, ltf=0.01)
@@ -127,32 +157,7 @@ def test_a_sampled_matryoshka_is_the_fixed_one_of_its_draw(dictionary: Dictionar
     torch.testing.assert_close(term(dictionary, codes, target), fixed(dictionary, codes, target))
 
 
-def test_rare_suffixes_are_a_matryoshka_of_the_latents_in_reverse(dictionary: Dictionary, generator: torch.Generator):
-    """The loss and every gradient, with latents and gradients turned round; one suffix is the plain reconstruction."""
-    x = torch.randn(30, 6, generator=generator)
-    turned = Dictionary(6, 12)
-    turned.load_state_dict({k: v if k == "b_dec" else v.flip(0) for k, v in dictionary.state_dict().items()})
-    for suffixes, prefixes in ((3, (1 / 3, 2 / 3, 1.0)), (1, (1.0,))):
-        losses = []
-        for which, term in ((dictionary, RareSuffixes(suffixes)), (turned, Matryoshka(prefixes))):
-            which.zero_grad()
-            losses.append(term(which, *codes_of(which, x)))
-            losses[-1].backward()
-        torch.testing.assert_close(*losses)
-        for name, weight in dictionary.named_parameters():
-            if weight.grad is not None:
-                other = turned.get_parameter(name).grad
-                assert other is not None
-                torch.testing.assert_close(weight.grad, other if name == "b_dec" else other.flip(0))
-    codes, target = codes_of(dictionary, x)
-    torch.testing.assert_close(RareSuffixes(1)(dictionary, codes, target), Reconstruction()(dictionary, codes, target))
-
-
 def test_bad_terms_are_refused():
-    with pytest.raises(ValueError, match="suffixes=0 must be at least 1"):
-        RareSuffixes(0)
-    with pytest.raises(ValueError, match="suffixes=4 exceeds latents=3; lower it"):
-        RareSuffixes(4).sizes(3)
     for options, message in (
         ({"prefixes": 0}, "prefixes=0 must"),
         ({"exponent": 0.0}, "exponent=0.0 must"),

@@ -228,20 +228,22 @@ def test_hardly_any_row_of_noise_exceeds_the_universal_threshold():
     torch.testing.assert_close(universal_threshold(5 * noise, latents), 5 * theta)
 
 
-def test_told_nothing_thresholds_end_at_their_share_of_the_universal_one(rows: torch.Tensor):
+def test_told_nothing_thresholds_go_to_a_share_of_the_universal_one_and_end_at_the_whole(rows: torch.Tensor):
+    """Straight from one to the other, in logarithms: half-way in time it is their geometric mean."""
     run = Run(method=replace(gba_universal(groups=3, threshold=0.6), lr=1e-3), steps=200, latents=24, batch=100)
     stream = ArrayStream(rows, batch=100, seed=0)
     state = start(run, stream)
     dictionary = state.dictionary
     sample = torch.cat([next(stream).x for _ in range(100)])[:8192]
     stream.load_state_dict(ArrayStream(rows, batch=100, seed=0).state_dict())
-    expected = 0.6 * universal_threshold(dictionary.normalise(sample)[0] - dictionary.centre, 24)
+    universal = universal_threshold(dictionary.normalise(sample)[0] - dictionary.centre, 24).detach()
     for _ in range(60):
         step_once(run, state, next(stream))
     assert dictionary.b_enc.unique().numel() > 12
-    for _ in range(140):
-        step_once(run, state, next(stream))
-    torch.testing.assert_close(-dictionary.b_enc, expected.detach().expand(24))
+    for steps, share in ((60, 0.6), (40, 0.6**0.5), (40, 1.0)):
+        for _ in range(steps):
+            step_once(run, state, next(stream))
+        torch.testing.assert_close(-dictionary.b_enc, (share * universal).expand(24))
 
 
 @pytest.mark.parametrize("centre", ["fixed", "trained"])
@@ -275,6 +277,7 @@ def test_a_release_goes_all_the_way_in_equal_steps_of_the_logarithm():
         ({"l0": 0}, "l0=0 must be positive"),
         ({"l0": 4, "first": 0.8}, r"first=0.8 and last=0.75 are shares of the run"),
         ({"l0": None, "universal": 0.0}, "universal=0.0 is a share of the universal threshold"),
+        ({"l0": None, "final": -1.0}, "final=-1.0 is a share of the universal threshold"),
         ({"l0": 4, "gain": 1.0}, "gain=1.0 is a relative change"),
     ],
 )

@@ -12,8 +12,8 @@ from overtone.losses import (
     Matryoshka,
     NormalisedMSE,
     RarestFirst,
-    RareSuffixes,
     Reconstruction,
+    RelativeError,
     SampledMatryoshka,
 )
 from overtone.method import Method
@@ -50,7 +50,7 @@ PARTS: tuple[type, ...] = (
     *(ReLU, JumpReLU, SmoothReLU, TopK, BatchTopK),
     *(AbsTopK, GroupMax, MatchingPursuit, Threshold),
     *(ThresholdJumpReLU, LatentThreshold, Gated),
-    *(Reconstruction, RarestFirst, RareSuffixes, Matryoshka, SampledMatryoshka, Alignment, NormalisedMSE),
+    *(Reconstruction, RarestFirst, Matryoshka, SampledMatryoshka, Alignment, NormalisedMSE, RelativeError),
     *(L1, Lp, L0, Tanh, PreActivation, GateL1, GateReconstruction, AuxK, Orthogonality, Anchoring, EndToEnd, Ramp),
     *(UnitNorm, BiasAdaptation, Release, CentreAtMean, FixedBias, ThresholdEMA, WhitenedEncoder),
     *(TangentGradient, CountIdle, DeadResampling, SurplusResampling),

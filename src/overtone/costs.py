@@ -19,7 +19,7 @@ from scipy.optimize import nnls
 
 from overtone.data.stream import Batch
 from overtone.layout import Layout
-from overtone.losses import Matryoshka, RarestFirst, RareSuffixes, SampledMatryoshka
+from overtone.losses import Matryoshka, RarestFirst, SampledMatryoshka
 from overtone.method import Method
 from overtone.optimiser import plan as passes_of
 from overtone.parallel import Axis, World
@@ -250,7 +250,7 @@ def _groups(method: Method, latents: int) -> list[int]:
     for term in _terms(method):
         if isinstance(term, RarestFirst):
             found.append(term.stages(latents))
-        elif isinstance(term, Matryoshka | SampledMatryoshka | RareSuffixes):
+        elif isinstance(term, Matryoshka | SampledMatryoshka):
             found.append(term.sizes(latents))
     return max(found, key=len)
 

@@ -147,7 +147,7 @@ class Dictionary(nn.Module):
     def _add_sites(self, seed: int) -> None:
         """What reading one site and reconstructing another, or several at once, takes besides."""
         p, layout = self.parametrisation, self.layout
-        scaled = p.input_norm == "site" or (p.per_row and not layout.plain)
+        scaled = p.input_norm in ("site", "root") or (p.per_row and not layout.plain)
         self.register_buffer("read_scale", torch.ones(len(layout.reads)) if scaled else None)
         if not layout.onto_itself or p.centre == "none":
             # Training it would double what b_enc does.
@@ -211,6 +211,8 @@ class Dictionary(nn.Module):
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         if self.parametrisation.input_norm == "rms":
             norm = norm / self.d**0.5
+        elif self.parametrisation.input_norm == "root":
+            norm = norm.sqrt()
         unit = x / norm.clamp(min=torch.finfo(x.dtype).tiny)
         return unit, norm if self.layout.onto_itself else torch.ones_like(norm)
 

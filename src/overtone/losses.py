@@ -66,6 +66,20 @@ class NormalisedMSE:
 
 
 @dataclass(frozen=True)
+class RelativeError:
+    """½ ‖f(x) − x‖² / ‖x‖², averaged over rows (maths.md eq. 5b): `Reconstruction` of the rows at unit norm.
+
+    Every row counts alike, whatever its norm and whatever `Parametrisation.input_norm` made of it; a row of zeros does not.
+    """
+
+    def __call__(self, dictionary: Dictionary, codes: Codes, target: Float[Tensor, "batch d"]) -> Float[Tensor, ""]:
+        """Scalar loss."""
+        norm = torch.linalg.vector_norm(target.detach(), dim=1, keepdim=True)
+        inverse = torch.where(norm > 0, 1 / norm, 0.0)
+        return half_square_error(dictionary.decode_normalised(codes.entries), target, inverse)
+
+
+@dataclass(frozen=True)
 class RarestFirst:
     """½ ‖x̂_k − x‖² averaged over k, where x̂_k uses the k rarest groups of latents only (maths.md eq. 14).
 
@@ -187,35 +201,6 @@ class SampledMatryoshka:
     def __call__(self, dictionary: Dictionary, codes: Codes, target: Float[Tensor, "batch d"]) -> Float[Tensor, ""]:
         """Scalar loss."""
         return _nested(dictionary, codes, target, self.sizes(dictionary.latents))
-
-
-@dataclass(frozen=True)
-class RareSuffixes:
-    """½ ‖x̂_i − x‖² averaged over the last share 1/n, 2/n, … 1 of the latents: `Matryoshka` from the rare end (maths.md eq. 14c).
-
-    The rarest latents have to explain the data alone and with all others. Unlike `RarestFirst` nothing stops the gradient, and
-    stages are not the groups: a few suffice, and duplicates of a feature in several stages cost less.
-
-    Args:
-        suffixes: n; 1 is `Reconstruction`.
-    """
-
-    suffixes: int = 4
-
-    def __post_init__(self):
-        if self.suffixes < 1:
-            raise ValueError(f"suffixes={self.suffixes} must be at least 1")
-
-    def sizes(self, latents: int) -> list[int]:
-        """Of the parts, in the order of latents."""
-        if self.suffixes > latents:
-            raise ValueError(f"suffixes={self.suffixes} exceeds latents={latents}; lower it or widen the dictionary")
-        return group_sizes(latents, self.suffixes)
-
-    def __call__(self, dictionary: Dictionary, codes: Codes, target: Float[Tensor, "batch d"]) -> Float[Tensor, ""]:
-        """Scalar loss."""
-        parts = dictionary.decode_parts_normalised(codes.entries, self.sizes(dictionary.latents))
-        return half_square_error(parts.flip(0).cumsum(0) + dictionary.b_dec, target)
 
 
 def _nested(

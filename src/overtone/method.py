@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from overtone.losses import LossTerm, Matryoshka, RarestFirst, RareSuffixes
+from overtone.losses import LossTerm, Matryoshka, RarestFirst
 from overtone.parametrisation import Parametrisation
 from overtone.rules import Rule, UnitEncoder, UnitNorm
 from overtone.selection import MatchingPursuit, Selection
@@ -48,7 +48,7 @@ class Method:
         if self.spectrum is not None:
             self.spectrum.targets(latents)
         for term in self.losses:
-            if isinstance(term, Matryoshka | RareSuffixes):
+            if isinstance(term, Matryoshka):
                 term.sizes(latents)
         if isinstance(self.select, MatchingPursuit):
             p = self.parametrisation

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from overtone.gating import Gated, ThresholdJumpReLU
 from overtone.guidance import Anchoring, AuxK, Orthogonality
-from overtone.losses import Alignment, Matryoshka, RarestFirst, RareSuffixes, Reconstruction, SampledMatryoshka
+from overtone.losses import Alignment, Matryoshka, RarestFirst, Reconstruction, RelativeError, SampledMatryoshka
 from overtone.method import Method
 from overtone.model_loss import EndToEnd
 from overtone.parametrisation import Parametrisation
@@ -254,40 +254,44 @@ def gba_universal(
     htf: float = 0.1,
     ltf: float = 3e-5,
     interval: int = 10,
-    threshold: float = 0.85,
+    threshold: float = 0.65,
+    final: float = 1.0,
     first: float = 0.3,
     last: float = 0.6,
-    suffixes: int = 1,
     resample: bool = True,
-    centre: Literal["fixed", "trained"] = "fixed",
+    centre: Literal["fixed", "trained"] = "trained",
+    input_norm: Literal["row", "root", "site"] = "root",
 ) -> Method:
     """GBA (arXiv 2506.14002) that is told nothing: it resonates over a wide spectrum, then lets go to the universal threshold.
 
     As `gba_released`, but with no L0: all thresholds go to a share of σ √(2 ln M), which the largest of M projections that are
-    only noise hardly exceeds (Donoho & Johnstone 1994; maths.md eq. 10d). Meanwhile latents that do not fire, or double another,
-    start anew at what the others leave of rows (`SurplusResampling`, eq. 10e).
+    only noise hardly exceeds (Donoho & Johnstone 1994; maths.md eq. 10d), and rise from there to the whole of it at the end of
+    the run. Meanwhile latents that do not fire, or double another, start anew at what the others leave of rows
+    (`SurplusResampling`, eq. 10e). Rows are divided by the root of their norm (eq. S4), and every row's error counts alike
+    (`RelativeError`, eq. 5b).
 
     Args:
         groups: K.
         htf, ltf: highest and lowest target frequency of the first part of the run.
         interval: T, steps between bias adaptations.
-        threshold: share of the universal threshold. Lower: more active latents and a better reconstruction.
+        threshold: share of the universal threshold that latents are released to. Lower: rare features are learnt sooner.
+        final: share of it at the end of the run. Lower: more active latents and a better reconstruction.
         first, last: where thresholds start to go to the common one and where they arrive, as shares of the run.
-        suffixes: into how many parts the loss is nested, the rarest latents alone, then with all others (`RareSuffixes`). 1: one
-            loss. 4: for many more latents than features, at a cost in hierarchies (docs/log.md).
         resample: whether latents start anew.
-        centre: "fixed" – at the data's mean; "trained" – it starts there and learns: features that are often active are part of
-            the mean, and detected better where it need not hold them.
+        centre: "trained" – from the data's mean; "fixed" – it stays there: features that are often active are part of the mean,
+            and detected worse where it holds them.
+        input_norm: "root" – best on the ground truths (docs/recovery.md); "row" – as `gba()`: other tools can read it; "site".
     """
     method = gba(groups=groups, htf=htf, ltf=ltf, interval=interval)
     rules = tuple(
-        Release(rule, None, first, last, threshold) if isinstance(rule, BiasAdaptation) else rule
+        Release(rule, None, first, last, threshold, final) if isinstance(rule, BiasAdaptation) else rule
         for rule in method.rules
     )
     rules += (SurplusResampling(),) if resample else ()
-    loss = Reconstruction() if suffixes == 1 else RareSuffixes(suffixes)
-    parametrisation = replace(method.parametrisation, centre=centre)
-    return replace(method, name="gba-universal", losses=(loss,), rules=rules, parametrisation=parametrisation)
+    parametrisation = replace(method.parametrisation, centre=centre, input_norm=input_norm)
+    return replace(
+        method, name="gba-universal", losses=(RelativeError(),), rules=rules, parametrisation=parametrisation
+    )
 
 
 # What many methods of the field have in common: an encoder of its own, trained biases, no output scales; unit atoms under Adam.

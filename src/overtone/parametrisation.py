@@ -16,8 +16,9 @@ class Parametrisation:
         centre: "trained" – b_dec is a parameter; "fixed" – it stays where the rules put it at the start (0 if none does);
             "none" – nothing is subtracted from what is read, and b_dec, trained, is added to reconstructions alone.
         input_norm: "row" – every input row is scaled to unit norm; "rms" – to norm √d, a mean square of 1; "site" – every site
-            is divided by one number, its typical norm on the first rows; "none" – inputs are taken as they are. Where there
-            are several sites, "row" and "rms" come after "site" (maths.md eq. S1–S2).
+            is divided by one number, its typical norm on the first rows; "root" – after that, every row by the root of its norm,
+            half-way between the two; "none" – inputs are taken as they are. Where there are several sites, "row" and "rms"
+            come after "site", too (maths.md eq. S1–S2, S4).
         skip: a transcoder has a linear path W_skip (x − centre) beside its latents (maths.md eq. S3).
         counts_idle: whether the dictionary keeps count, in `idle`, of the rows since each latent last fired (the rule
             `CountIdle` does the counting): what losses and rules for dead latents go by.
@@ -27,7 +28,7 @@ class Parametrisation:
     scale: bool = True
     bias: Literal["steered", "trained"] = "steered"
     centre: Literal["trained", "fixed", "none"] = "trained"
-    input_norm: Literal["row", "rms", "site", "none"] = "row"
+    input_norm: Literal["row", "rms", "root", "site", "none"] = "row"
     skip: bool = False
     counts_idle: bool = False
 
@@ -35,7 +36,7 @@ class Parametrisation:
         choices = {
             "bias": ("steered", "trained"),
             "centre": ("trained", "fixed", "none"),
-            "input_norm": ("row", "rms", "site", "none"),
+            "input_norm": ("row", "rms", "root", "site", "none"),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -44,4 +45,4 @@ class Parametrisation:
     @property
     def per_row(self) -> bool:
         """Whether every row is divided by a number of its own."""
-        return self.input_norm in ("row", "rms")
+        return self.input_norm in ("row", "rms", "root")

@@ -10,8 +10,8 @@ from overtone.losses import (
     NormalisedMSE,
     OfBatch,
     RarestFirst,
-    RareSuffixes,
     Reconstruction,
+    RelativeError,
     SampledMatryoshka,
 )
 from overtone.method import Method
@@ -47,7 +47,7 @@ from overtone.steering import BiasAdaptation, FixedBias, Release
 SPLIT: tuple[type, ...] = (
     *(ReLU, JumpReLU, SmoothReLU, Threshold, TopK, AbsTopK, BatchTopK),
     *(ThresholdJumpReLU, LatentThreshold, Gated),
-    *(Reconstruction, NormalisedMSE, RarestFirst, RareSuffixes, Matryoshka, SampledMatryoshka, Alignment),
+    *(Reconstruction, NormalisedMSE, RelativeError, RarestFirst, Matryoshka, SampledMatryoshka, Alignment),
     *(L1, Lp, L0, Tanh, PreActivation, GateL1, GateReconstruction),
     *(UnitNorm, UnitEncoder, TangentGradient, AtomsNearStart, CentreAtMean, WhitenedEncoder),
     *(BiasAdaptation, Release, FixedBias, ThresholdEMA, CountIdle),

@@ -20,6 +20,6 @@ def transcoder(method: Method, *, skip: bool = False) -> Method:
     """
     untied = method.untied()
     p = untied.parametrisation
-    norm = "site" if p.input_norm == "row" else p.input_norm
+    norm = "site" if p.input_norm in ("row", "root") else p.input_norm
     rules = tuple(rule for rule in untied.rules if not isinstance(rule, SurplusResampling))
     return replace(untied, rules=rules, parametrisation=replace(p, centre="trained", input_norm=norm, skip=skip))

@@ -197,15 +197,18 @@ class Release:
     A latent learns a feature best while it fires more rarely than the feature occurs; once its atom has settled, how often it
     ought to fire is a question to the data, and no longer to a spectrum. So from `first` on, thresholds −b_m go to one value θ,
     along straight lines in their logarithm, and are there at `last`. θ is steered from both sides until L0 is as asked. Where
-    none is, it is a share of the universal threshold of M Gaussian projections (eq. 10d; Donoho & Johnstone 1994).
+    none is, it is a share of the universal threshold of M Gaussian projections (eq. 10d; Donoho & Johnstone 1994), which can
+    rise to the end of the run: what is below it is learnt from, and in the end not said to be there.
 
     Args:
         adaptation: the rule until then; its `interval` is kept.
         l0: mean number of active latents at the end; None: whatever the universal threshold lets through.
         first, last: where thresholds start to go and where they arrive, as shares of the run.
-        universal: θ as a share of the universal threshold, where no l0 is asked for.
+        universal: θ at `last` as a share of the universal threshold, where no l0 is asked for.
+        final: the share at the end of the run, where no l0 is asked for; None: the same.
         gain: largest relative change of θ per adaptation.
         pull: share of the way to θ, in logarithms, that the next adaptation goes; `at` sets it. 0: still steered.
+        risen: share of the way from `universal` to `final`, in logarithms; `at` sets it.
     """
 
     adaptation: BiasAdaptation
@@ -213,14 +216,17 @@ class Release:
     first: float = 0.5
     last: float = 0.75
     universal: float = 0.85
+    final: float | None = None
     gain: float = 0.1
     pull: float = 0.0
+    risen: float = 0.0
 
     def __post_init__(self):
         if self.l0 is not None and not 0 < self.l0 < math.inf:
             raise ValueError(f"l0={self.l0} must be positive: it is a mean number of active latents per row")
-        if not 0 < self.universal < math.inf:
-            raise ValueError(f"universal={self.universal} is a share of the universal threshold and must be positive")
+        for name, share in (("universal", self.universal), ("final", self.final)):
+            if share is not None and not 0 < share < math.inf:
+                raise ValueError(f"{name}={share} is a share of the universal threshold and must be positive")
         if not 0 <= self.first <= self.last <= 1:
             raise ValueError(f"first={self.first} and last={self.last} are shares of the run: 0 ≤ first ≤ last ≤ 1")
         if not 0 < self.gain < 1:
@@ -235,8 +241,9 @@ class Release:
         """The rule at step 1 … steps."""
         if step <= self.first * steps:
             return self
-        interval = self.adaptation.interval
-        return replace(self, pull=interval / (interval + max(0.0, self.last * steps - step)))
+        interval, last = self.adaptation.interval, self.last * steps
+        risen = (step - last) / (steps - last) if last < step else 0.0
+        return replace(self, pull=interval / (interval + max(0.0, last - step)), risen=risen)
 
     def begin(self, dictionary: Dictionary, sample: Float[Tensor, "rows d"]) -> RuleState:
         """As the adaptation, and the common threshold; 0 where L0 is to decide it."""
@@ -262,7 +269,10 @@ class Release:
                 l0 = dictionary.world.latents.sum(stats.frequency.sum())
                 excess = (l0 / self.l0 - 1).clamp(-1.0, 1.0)
                 threshold = (threshold * (1 + self.gain * excess)).clamp(least, 1.0)
-            dictionary.b_enc.copy_(-own.pow(1 - self.pull) * threshold**self.pull)
+            aim = threshold
+            if self.l0 is None and self.final is not None:
+                aim = (threshold * (self.final / self.universal) ** self.risen).clamp(max=1.0)
+            dictionary.b_enc.copy_(-own.pow(1 - self.pull) * aim**self.pull)
             stats = firing.empty(len(dictionary.b_enc), dictionary.b_enc.device)
         return {"targets": state["targets"], **stats._asdict(), "threshold": threshold}
 

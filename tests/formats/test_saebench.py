@@ -12,10 +12,11 @@ KINDS: list[tuple[Selection, Parametrisation]] = [
     (TopK(3), Parametrisation(tied=False, input_norm="none", bias="trained")),
     (ReLU(), Parametrisation(tied=False, input_norm="site", scale=False, bias="trained")),
     (TopK(3), Parametrisation(input_norm="rms", centre="none", tied=False)),
+    (JumpReLU(), Parametrisation(input_norm="root")),
 ]
 
 
-@pytest.fixture(params=KINDS, ids=["gba", "topk", "relu, site", "rms"])
+@pytest.fixture(params=KINDS, ids=["gba", "topk", "relu, site", "rms", "roots"])
 def dictionary(request: pytest.FixtureRequest, rows: torch.Tensor, generator: torch.Generator) -> Dictionary:
     select, parametrisation = request.param
     found = Dictionary(12, 20, select, parametrisation, seed=2)

@@ -391,14 +391,16 @@ def test_bad_input_is_refused(make, message: str):
         make(weights())
 
 
+@pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize("shape", [(5, 3), (4, 5, 3)])
-def test_half_square_error_and_its_gradients(shape: tuple[int, ...], generator: torch.Generator):
-    """Against the formula in float64, the target shared by all leading axes."""
+def test_half_square_error_and_its_gradients(shape: tuple[int, ...], scaled: bool, generator: torch.Generator):
+    """Against the formula in float64, the target and the rows' scales shared by all leading axes."""
     x_hat = torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True)
     x = torch.randn(5, 3, generator=generator, dtype=torch.float64, requires_grad=True)
-    expected = 0.5 * (x_hat - x).square().sum(-1).mean()
+    scale = torch.rand(5, 1, generator=generator, dtype=torch.float64) if scaled else None
+    expected = 0.5 * ((x_hat - x) * (1 if scale is None else scale)).square().sum(-1).mean()
     wanted = torch.autograd.grad(3 * expected, (x_hat, x))
-    error = ops.half_square_error(x_hat, x)
+    error = ops.half_square_error(x_hat, x, scale)
     torch.testing.assert_close(error, expected)
     torch.testing.assert_close(torch.autograd.grad(3 * error, (x_hat, x)), wanted)
 

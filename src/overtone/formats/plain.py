@@ -88,6 +88,11 @@ def fold(dictionary: Dictionary) -> Plain:
             f"the linear path of this transcoder reads rows divided by their norms (input_norm={p.input_norm!r}), other tools' "
             "reads them as they are; train it with input_norm='site' or 'none', as overtone.transcoder does"
         )
+    if p.input_norm == "root":
+        raise FormatError(
+            "no other tool divides rows by the root of their norm (input_norm='root'), so this dictionary cannot be exported; "
+            "keep it with overtone.save, or train with input_norm='row' or 'site', as gba_universal(input_norm='row') does"
+        )
     s, out = _scales(dictionary)
     plain = Plain(
         W_enc=dictionary.W_enc.detach(),

@@ -309,9 +309,14 @@ def decode_groups(
     return _implementation(codes.values, W_dec).decode_groups(codes, W_dec, sizes, b_dec)
 
 
-def half_square_error(x_hat: Float[Tensor, "*batch d"], x: Float[Tensor, "*#batch d"]) -> Float[Tensor, ""]:
-    """½ ‖x̂ − x‖², averaged over all leading axes; `x` may lack some of them. Gradients reach both."""
-    return HalfSquareError.apply(x_hat, x)  # pyright: ignore[reportReturnType]
+def half_square_error(
+    x_hat: Float[Tensor, "*batch d"], x: Float[Tensor, "*#batch d"], scale: Float[Tensor, "*#batch 1"] | None = None
+) -> Float[Tensor, ""]:
+    """½ s² ‖x̂ − x‖², averaged over all leading axes; `x` may lack some of them, and so may s, `scale`, a number for every row.
+
+    Gradients reach x̂ and x. None: s = 1.
+    """
+    return HalfSquareError.apply(x_hat, x, scale)  # pyright: ignore[reportReturnType]
 
 
 def _implementation(*tensors: Tensor) -> ModuleType:

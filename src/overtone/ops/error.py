@@ -9,13 +9,15 @@ from overtone.ops.memory import buffer_for
 
 
 class HalfSquareError(Function):
-    """½ ‖x̂ − x‖², averaged over rows; see `overtone.ops.half_square_error`."""
+    """½ ‖s (x̂ − x)‖², averaged over rows; see `overtone.ops.half_square_error`."""
 
     @staticmethod
-    def forward(ctx, x_hat: Tensor, x: Tensor) -> Tensor:
-        """The mean; keeps the residual."""
+    def forward(ctx, x_hat: Tensor, x: Tensor, scale: Tensor | None) -> Tensor:
+        """The mean; keeps the scaled residual."""
         residual = torch.sub(x_hat, x, out=buffer_for(x_hat))
-        ctx.save_for_backward(residual)
+        if scale is not None:
+            residual *= scale
+        ctx.save_for_backward(residual, scale)
         ctx.shape = x.shape
         rows = residual.numel() // residual.shape[-1]
         return 0.5 * torch.linalg.vector_norm(residual).square() / rows
@@ -23,9 +25,9 @@ class HalfSquareError(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, *grads: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The residual, scaled."""
-        (residual,) = ctx.saved_tensors
+        """The scaled residual, scaled."""
+        residual, scale = ctx.saved_tensors
         share = grads[0] * residual.shape[-1] / residual.numel()
-        grad = torch.mul(residual, share, out=buffer_for(residual))
+        grad = torch.mul(residual, share if scale is None else share * scale, out=buffer_for(residual))
         grad_x = -grad.sum_to_size(ctx.shape) if ctx.needs_input_grad[1] else None
-        return grad, grad_x
+        return grad, grad_x, None
