@@ -115,7 +115,7 @@ def test_codes_are_the_formula(rows: torch.Tensor):
 
 
 def test_rows_divided_by_the_root_of_their_norm_are_between_unit_rows_and_rows_as_they_are(rows: torch.Tensor):
-    """(S4) A typical row has norm 1; one of four times its norm has 2, and is given back as it was."""
+    """(2b) A typical row has norm 1; one of four times its norm has 2, and is given back as it was."""
     dictionary = Dictionary(12, 20, parametrisation=Parametrisation(input_norm="root"))
     dictionary.measure_sites(rows, rows)
     typical = rows.norm(dim=1).median()

@@ -41,7 +41,7 @@ def gba(
     interval: int = 10,
     activation: Literal["jumprelu", "relu"] = "jumprelu",
 ) -> Method:
-    """Group Bias Adaptation with the rarest groups explaining the data first: the default method.
+    """Group Bias Adaptation with the rarest groups explaining the data first: at a wanted L0, or over the full range.
 
     The bias rule is the paper's (arXiv 2506.14002). What differs from `gba_paper` has its evidence in docs/log.md and is what
     holds feature recovery to the end of training: biases start at their target's quantile instead of at 0 (maths.md eq. 13);
@@ -267,7 +267,7 @@ def gba_universal(
     As `gba_released`, but with no L0: all thresholds go to a share of σ √(2 ln M), which the largest of M projections that are
     only noise hardly exceeds (Donoho & Johnstone 1994; maths.md eq. 10d), and rise from there to the whole of it at the end of
     the run. Meanwhile latents that do not fire, or double another, start anew at what the others leave of rows
-    (`SurplusResampling`, eq. 10e). Rows are divided by the root of their norm (eq. S4), and every row's error counts alike
+    (`SurplusResampling`, eq. 10e). Rows are divided by the root of their norm (eq. 2b), and every row's error counts alike
     (`RelativeError`, eq. 5b).
 
     Args:

@@ -18,7 +18,7 @@ class Parametrisation:
         input_norm: "row" – every input row is scaled to unit norm; "rms" – to norm √d, a mean square of 1; "site" – every site
             is divided by one number, its typical norm on the first rows; "root" – after that, every row by the root of its norm,
             half-way between the two; "none" – inputs are taken as they are. Where there are several sites, "row" and "rms"
-            come after "site", too (maths.md eq. S1–S2, S4).
+            come after "site", too (maths.md eq. 2b, S1–S2).
         skip: a transcoder has a linear path W_skip (x − centre) beside its latents (maths.md eq. S3).
         counts_idle: whether the dictionary keeps count, in `idle`, of the rows since each latent last fired (the rule
             `CountIdle` does the counting): what losses and rules for dead latents go by.

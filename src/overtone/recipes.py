@@ -323,6 +323,7 @@ SYNTH = Suite(
         "topk",
         "batch-topk",
         "matryoshka",
+        "matching-pursuit",
         "jumprelu",
         "l1",
     ),

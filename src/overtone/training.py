@@ -18,7 +18,7 @@ from overtone.gradients import learn
 from overtone.layout import Layout
 from overtone.losses import OfBatch
 from overtone.method import Method
-from overtone.methods import gba
+from overtone.methods import gba_universal
 from overtone.metrics.reconstruction import accumulate
 from overtone.optimiser import add_up_gradients, make_optimiser, plan, update_rows
 from overtone.parallel import World
@@ -50,7 +50,7 @@ class Run:
         checkpoint_every: steps between checkpoints, where a run folder is written.
     """
 
-    method: Method = field(default_factory=gba)
+    method: Method = field(default_factory=gba_universal)
     latents: int = 4096
     steps: int = 3000
     batch: int = 512

@@ -76,7 +76,7 @@ def test_interrupted_and_resumed(call, tiny: None, tmp_path: Path, monkeypatch: 
     assert published["scores"]["gba"] == {"frr_0.8": 1.0, "frr_0.9": 1.0} and "2506.14002" in published["source"]
     assert suites["hierarchy"]["published"] is None
     page = (tmp_path / "lab" / "recovery.md").read_text()
-    assert "| place of gba |" in page
+    assert "| place of gba-universal |" in page
     assert all(f"({name}.svg)" in page and (tmp_path / "lab" / f"{name}.svg").is_file() for name in ("all", *TINY))
     assert call(*ALL, "--resume", "--plot", "again.svg")[0] == 0 and len(ran) == 4, "nothing is left to measure"
     assert (tmp_path / "again.svg").read_bytes() == (tmp_path / "lab" / "all.svg").read_bytes()

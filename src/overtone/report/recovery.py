@@ -174,6 +174,9 @@ def rank(recovery: Recovery, name: str) -> tuple[int, int]:
     return 1 + sum(score.better * mean(line.found[key]) > own for line in chosen.values()), len(chosen)
 
 
+DEFAULT = "gba-universal"  # what is trained where nothing is told
+
+
 def summary(found: Sequence[Recovery], mark: Callable[[str], str]) -> Summary:
     """Every suite's headline scores of every method, the best marked, and the places of GBA, the default one and the best."""
     columns = [(recovery, recovery.score(key)) for recovery in found for key in recovery.headline]
@@ -187,11 +190,11 @@ def summary(found: Sequence[Recovery], mark: Callable[[str], str]) -> Summary:
             shown = score.shown(lines[name].found[score.key]) if name in lines else "–"
             cells.append(mark(shown) if name in lines and lines[name].name in first else shown)
         body.append(cells)
-    ranks = [["place of gba"], ["place of the best GBA"]]
+    ranks = [[f"place of {DEFAULT}"], ["place of the best GBA"]]
     for recovery, score in columns:
         gbas = [name for name in contestants(recovery, score.key) if name.startswith("gba")]
         first = score.key == recovery.headline[0]
-        for row, some in zip(ranks, (["gba"] if "gba" in gbas else [], gbas), strict=True):
+        for row, some in zip(ranks, ([DEFAULT] if DEFAULT in gbas else [], gbas), strict=True):
             row.append("{} of {}".format(*min(rank(recovery, name) for name in some)) if first and some else "")
     return Summary(["method", *(f"{recovery.suite} {score.heading}" for recovery, score in columns)], body, ranks)
 
