@@ -16,7 +16,7 @@ def line(name: str, frr: list[float], flat: list[float], **more) -> Line:
 
 
 LINES = [
-    line("gba", [0.9, 1.0], [0.3, 0.1], published={"frr_0.9": 1.0}),
+    line("gba-universal", [0.9, 1.0], [0.3, 0.1], published={"frr_0.9": 1.0}),
     line("topk-10", [0.5, 0.6], [0.1, 0.1], variants={"random": {"frr_0.9": [0.0, 0.1], "flat": [0.9, 0.9]}}),
     line("topk-20", [0.95, 0.95], [0.4, 0.2], published={"frr_0.9": 0.9, "flat": 0.2}),
     line("l1", [0.2, 0.2], [0.1, 0.1]),
@@ -26,17 +26,17 @@ FOUND = Recovery("hard", "what\nhow long", "caption", SCORES, ("frr_0.9", "flat"
 
 
 def test_methods_share_places_and_a_family_is_its_best():
-    assert set(contestants(FOUND, "frr_0.9")) == {"gba", "topk", "l1"}
+    assert set(contestants(FOUND, "frr_0.9")) == {"gba-universal", "topk", "l1"}
     assert contestants(FOUND, "frr_0.9")["topk"].name == "topk-20", "of rates the larger is better"
     assert contestants(FOUND, "flat")["topk"].name == "topk-10", "of errors the smaller"
-    assert [rank(FOUND, name) for name in ("gba", "topk", "l1")] == [(1, 3), (1, 3), (3, 3)]
+    assert [rank(FOUND, name) for name in ("gba-universal", "topk", "l1")] == [(1, 3), (1, 3), (3, 3)]
 
 
 def test_tables_mark_the_best_and_name_what_is_published():
     header, *body = rows(FOUND, "<{}>".format)
     assert header == ["method", "FRR 0.9", "flat", "L0"]
     cells = {row[0]: row[1:] for row in body}
-    assert cells["GBA"][0].startswith("<95.0") and cells["TOPK-20"][0].startswith("<95.0")
+    assert cells["GBA-UNIVERSAL"][0].startswith("<95.0") and cells["TOPK-20"][0].startswith("<95.0")
     assert [name for name, row in cells.items() if row[1].startswith("<")] == ["TOPK-10", "L1"]
     assert not any(row[2].startswith("<") for row in cells.values()), "an L0 is neither good nor bad"
     assert cells["probe, published"] == ["–", "0.010", "–"]
@@ -47,8 +47,8 @@ def test_summary_has_every_method_and_the_places_of_gba():
     other = FOUND._replace(suite="other", lines=LINES[1:2], headline=("frr_0.9",))
     made = summary([FOUND, other], "<{}>".format)
     assert made.header == ["method", "hard FRR 0.9", "hard flat", "other FRR 0.9"]
-    assert [row[0] for row in made.rows] == ["gba", "topk", "l1"] and made.rows[0][3] == "–"
-    assert made.ranks[0] == ["place of gba", "1 of 3", "", ""], (
+    assert [row[0] for row in made.rows] == ["gba-universal", "topk", "l1"] and made.rows[0][3] == "–"
+    assert made.ranks[0] == ["place of gba-universal", "1 of 3", "", ""], (
         "the first headline score ranks; no place where it did not run"
     )
     page = markdown([FOUND, other], "overtone recover all", {"all": "a.svg", "hard": "h.svg", "other": "o.svg"})
@@ -73,7 +73,7 @@ def test_a_figure_has_a_mark_for_every_number():
 
 
 def test_the_summary_figure_has_a_number_for_every_score():
-    zero = FOUND._replace(suite="nothing", lines=[line("gba", [0.0], [0.1])], headline=("frr_0.9",))
+    zero = FOUND._replace(suite="nothing", lines=[line("gba-universal", [0.0], [0.1])], headline=("frr_0.9",))
     figure = summary_figure([FOUND, zero])
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert sorted(texts) == sorted(["95.0", "0.200", "95.0", "0.100", "20.0", "0.100", "0.0"])
