@@ -249,7 +249,8 @@ def fit(
     Args:
         x: activations, (rows, d), a tensor or a numpy array; finite, no all-zero row. Several sites by name, row i of the same
             token at each, give a crosscoder, which takes them side by side in this order.
-        method: what to train; None: `gba_universal()`, which is told nothing; of a transcoder: `transcoder(gba())`.
+        method: what to train; None: `gba_universal()`, which is told nothing; of several sites `gba()`, of a target
+            `transcoder(gba())`.
         latents: number of atoms.
         target: rows to reconstruct instead, (rows, d_out): a transcoder, for which `method` is `transcoder(…)` of one.
         steps: optimiser steps of `batch` rows each.
@@ -277,7 +278,8 @@ def fit(
     else:
         rows = _on_cpu(x)
     wanted = None if target is None else _on_cpu(target)
-    method = method or (gba_universal() if target is None else transcoder(gba()))
+    if method is None:
+        method = transcoder(gba()) if wanted is not None else gba() if layout else gba_universal()
     run = Run(method=method, latents=latents, steps=steps, batch=batch, seed=seed)
     stream = ArrayStream(rows, batch, seed=seed, target=wanted, layout=layout)
     with torch.enable_grad():
