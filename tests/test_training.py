@@ -3,7 +3,23 @@ from dataclasses import replace
 import pytest
 import torch
 
-from overtone import ArrayStream, Method, Run, fit, gba, gba_paper, imbalanced, l1, ops, recovery, start, topk, train
+from overtone import (
+    ArrayStream,
+    Method,
+    Run,
+    fit,
+    gba,
+    gba_paper,
+    gba_universal,
+    imbalanced,
+    l1,
+    ops,
+    recovery,
+    start,
+    topk,
+    train,
+    transcoder,
+)
 from overtone.metrics.reconstruction import evaluate
 
 
@@ -34,6 +50,16 @@ def test_the_same_seed_gives_the_same_weights(rows: torch.Tensor):
 
     assert torch.equal(weights(1), weights(1))
     assert not torch.equal(weights(1), weights(2))
+
+
+def test_what_is_trained_where_no_method_is_named(rows: torch.Tensor):
+    """`gba_universal` of rows alone, `gba` of several sites, its untied form of a target."""
+    assert Run().method == gba_universal()
+    sizes = {"latents": 24, "steps": 2, "batch": 64}
+    plain, several = fit(rows, **sizes), fit({"a": rows, "b": rows}, **sizes)
+    assert plain.parametrisation == gba_universal().parametrisation
+    assert several.parametrisation == gba().parametrisation
+    assert fit(rows, target=rows, **sizes).parametrisation == transcoder(gba()).parametrisation
 
 
 def test_a_dictionary_does_not_start_at_the_truth():

@@ -48,6 +48,15 @@ def test_train_evaluate_and_load(call, activations: Path, rows: torch.Tensor, tm
     }
 
 
+@pytest.mark.parametrize(
+    ("told", "name"), [((), "gba-universal"), (("--l0", 4), "gba-l0-4"), (("--method", "topk(k=3)"), "topk-3")]
+)
+def test_what_is_trained_where_no_method_is_named(call, told: tuple, name: str, activations: Path, tmp_path: Path):
+    words = ("train", "--activations", activations, "--steps", 2, "--batch", 64, "--latents", 24, *told, "--out", "run")
+    assert call(*words)[0] == 0
+    assert overtone.RunFolder.open(tmp_path / "run").run.method.name == name
+
+
 def test_resume_finishes_what_was_stopped(call, activations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     call("train", "--activations", activations, *SHORT, "--out", "whole")
     from overtone import runs

@@ -83,7 +83,7 @@ def train(
         device_map: (with --model) where its weights go: a device, as cuda:0, or "auto", whole layers on all devices there are.
         method: what to train, as gba or "topk(k=32)"; `overtone methods` lists them with their options. A list of values, as in
             "topk(k=[32, 64])", is one dictionary for each; so are several methods. Your own: FILE.py:NAME or MODULE:NAME.
-            Default: gba-universal, which is told nothing; gba with --l0, --target or --crosscoder.
+            Default: gba-universal, which is told nothing; gba with --l0, --target, --crosscoder or --split-latents.
         l0: wanted number of active latents per token, by the method's own dial (l0 or k); several for several dictionaries.
         latents: dictionary width; several for several dictionaries.
         expansion: dictionary width as a multiple of d (of a crosscoder: of its widest site's), where latents is not given.
@@ -121,7 +121,9 @@ def train(
                 raise ValueError(f"--device-map {device_map} is for --model, and no model is read here; drop it")
             wanted = wanted_rows(model, site, text, activations, tensor, store, target, tokens, context, text_field)
             wanted = wanted._replace(memory_mib=memory_mib, buffer_rows=buffer_rows)
-            method = method or ("gba" if l0 or target is not None or crosscoder else "gba-universal",)
+            # It has no dial, resamples in the space of what is read, and cannot be split: elsewhere gba.
+            steered = l0 or target is not None or crosscoder or split_latents > 1
+            method = method or ("gba" if steered else "gba-universal",)
             specs = [spec for text in method for spec in parse(text).at(l0).specs]
             check_sites(wanted.sites, wanted.target, skip, crosscoder)
             schedule = {"lr": lr, "warmup": warmup, "decay": decay}
